@@ -1,0 +1,1 @@
+"""What the companion costs, beside what a reader would use instead.  Run: python -m benchmarks"""
