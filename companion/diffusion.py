@@ -13,7 +13,7 @@ from scipy.special import exprel, logsumexp
 from companion import validate
 from companion.diffusivity import Noise, derivative
 
-BLOCK = 4096  # paths simulated together: their arrays stay in the processor's cache
+BLOCK = 16384  # paths simulated together: their arrays stay in the processor's cache
 RESOLVED = 1e12  # the largest ratio of a relaxation time to the fastest rate that doubles resolve
 
 

@@ -192,7 +192,10 @@ class TiltedSample:
         """U′ᵢ(θ) for each path and each drawn sample: ``theta`` (p,), ``index`` (p, b) to (p, b)."""
         if theta.ndim != 1:
             raise ValueError(f"theta must hold one number a path, got shape {theta.shape}")
-        return self.loss.gradient(theta)[:, None] + self.slope(theta)[:, None] * self.tilts[index]
+        gradient = self.tilts[index]  # in place from here: at large batches the memory traffic is the time
+        gradient *= self.slope(theta)[:, None]
+        gradient += self.loss.gradient(theta)[:, None]
+        return gradient
 
     def gradient_covariance(self, theta) -> np.ndarray:
         """D(θ), the variance of the per-sample gradients at ``theta``."""

@@ -6,22 +6,20 @@ Every frame is drawn once in Python.  The browser only chooses which one to show
 
 import base64
 import html
-import io
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import ipywidgets
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
+
+from companion import plots
 
 LABELS = {
     "temperature": "temperature T",
     "batch_size": "batch size B",
     "learning_rate": "learning rate λ",
 }
-PALETTE_SIZE = 64
 _FIGCAPTION = re.compile(r"<figcaption[^>]*>(.*)</figcaption>", re.DOTALL)
 
 
@@ -90,7 +88,9 @@ def explorer(
     _check_axes(axes, initial or {})
     start = {name: (initial or {}).get(name, values[len(values) // 2]) for name, values in axes.items()}
     sliders = {name: _slider(name, values, start[name]) for name, values in axes.items()}
-    return Explorer(sliders, _stack(frame, {}, axes, sliders))
+    # One layout and one style for all frames: each would weigh two kilobytes in the page.
+    shared = {"layout": ipywidgets.Layout(), "style": ipywidgets.HTML().style}
+    return Explorer(sliders, _stack(frame, {}, axes, sliders, shared))
 
 
 def _check_axes(axes: dict[str, Sequence], initial: dict[str, object]) -> None:
@@ -120,14 +120,14 @@ def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _stack(frame, fixed: dict, axes: dict[str, Sequence], sliders: dict) -> ipywidgets.Stack:
+def _stack(frame, fixed: dict, axes: dict[str, Sequence], sliders: dict, shared: dict) -> ipywidgets.Stack:
     """One level of stacks: the first axis of ``axes`` runs, those in ``fixed`` stand still."""
     name, *rest = axes
     inner = {key: axes[key] for key in rest}
     children = [
-        _stack(frame, {**fixed, name: value}, inner, sliders)
+        _stack(frame, {**fixed, name: value}, inner, sliders, shared)
         if inner
-        else ipywidgets.HTML(_frame_html(frame, {**fixed, name: value}))
+        else ipywidgets.HTML(_frame_html(frame, {**fixed, name: value}), **shared)
         for value in axes[name]
     ]
     stack = ipywidgets.Stack(children=children, selected_index=sliders[name].index)
@@ -148,7 +148,7 @@ def _frame_html(frame, values: dict) -> str:
     drawn = frame(**values)
     figure, sentence = drawn if isinstance(drawn, tuple) else (drawn, "")
     where = ", ".join(f"{LABELS.get(name, name)} = {_text(v)}" for name, v in values.items())
-    picture = base64.b64encode(_picture(figure)).decode()
+    picture = base64.b64encode(plots.picture(figure, "webp")).decode()
     caption = html.escape(sentence)
     alt = html.escape(f"{where}. {sentence}".strip(), quote=True)
     return (
@@ -157,13 +157,3 @@ def _frame_html(frame, values: dict) -> str:
         'style="max-width:100%;height:auto;background:#fff">'
         f'<figcaption aria-live="polite">{caption}</figcaption></figure>'
     )
-
-
-def _picture(figure: Figure) -> bytes:
-    """The figure as lossless WebP of few colours, a quarter below PNG: a page carries dozens of them."""
-    raw, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", facecolor="white")
-    plt.close(figure)
-    few = Image.open(raw).convert("RGB").quantize(PALETTE_SIZE, dither=Image.Dither.NONE)
-    few.convert("RGB").save(small, format="webp", lossless=True, quality=60, method=3)
-    return small.getvalue()

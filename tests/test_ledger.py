@@ -1,10 +1,12 @@
 """The ledger: its rows, its rules, and whether the committed chapters bear out every verdict."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from companion import ledger
 from companion.claims import KINDS, SUBJECTS, VERDICTS, Claim, Evidence, collect_evidence, inconsistencies, load_claims
 
 BOOK = Path(__file__).parents[1]
@@ -128,3 +130,36 @@ def test_every_line_of_evidence_in_the_book_is_well_formed(evidence):
     for found in evidence.values():
         for _, line in found:
             assert line.kind in KINDS and line.subject in SUBJECTS and line.detail
+
+
+def test_summary_counts_every_claim_once():
+    *papers, totals = ledger.summary(CLAIMS).rows
+    assert {name for name, *_ in papers} == {claim_id.split(".")[0] for claim_id in CLAIMS}
+    counted = Counter(claim.verdict for claim in CLAIMS.values())
+    assert [cell.strip("*") for cell in totals[1:]] == [str(counted[v]) for v in VERDICTS] + [str(len(CLAIMS))]
+    for column in range(1, len(totals)):
+        assert sum(int(row[column]) for row in papers) == int(totals[column].strip("*"))
+
+
+def test_table_puts_settled_claims_first_and_links_their_evidence(tmp_path):
+    claims = {
+        "p.a": Claim("p.a", "p", "eq. 1", "Open.", "open", ()),
+        "p.c": row("holds-if", condition="T < 1", note="n"),
+    }
+    found = [(tmp_path / "1-noise/x.ipynb", Evidence("p.c", kind, "claim", "1")) for kind in ("numeric", "numeric")]
+    (first, says), (second, _) = ledger.table(claims, {"p.c": found}, "p", tmp_path).rows
+    assert "holds-if" in first and "open" in second
+    assert says == (
+        "`p.c` (eq. 1)<br>It is so.<br>*Condition:* T < 1<br>*Note:* n<br>*Evidence:* [x](1-noise/x.ipynb): 2 numeric"
+    )
+
+
+def test_table_is_markdown_whose_cells_may_hold_a_bar():
+    table = ledger.MarkdownTable(("a", "b"), (("|x|", "y"),))
+    assert table._repr_markdown_() == "| a | b |\n| --- | --- |\n| \\|x\\| | y |"
+    assert repr(table) == "table of 1 rows"
+
+
+def test_unknown_group_of_claims_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="group must be one of p, got 'q'"):
+        ledger.table({"p.c": row("open")}, {}, "q", Path())

@@ -1,10 +1,16 @@
 """The figure style: white ground on every page, colours that differ for every reader."""
 
+import io
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
-from companion.plots import COLORS, subplots
+from companion.landscapes import paper_wells
+from companion.plots import COLORS, picture, steady_state_panels, subplots
 
 
 def luminance(color: str) -> float:
@@ -35,3 +41,29 @@ def test_style_does_not_leak():
     before = dict(mpl.rcParams)
     plt.close(subplots()[0])
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("form", ["png", "webp"])
+def test_picture_keeps_the_size_and_few_colours(form):
+    figure, axes = subplots(width=4, height=2)
+    axes.plot([0, 1, 3])
+    shown = Image.open(io.BytesIO(picture(figure, form)))
+    assert (shown.format.lower(), shown.size) == (form, (400, 200))
+    assert len(shown.convert("RGB").getcolors()) <= 32
+    assert not plt.get_fignums()
+
+
+def test_picture_names_the_forms_it_knows():
+    with pytest.raises(ValueError, match="form must be png or webp, got 'gif'"):
+        picture(subplots()[0], "gif")
+
+
+def test_panels_draw_the_probabilities_they_name():
+    wells, shift = paper_wells("4-left")
+    figure = steady_state_panels(wells, shift, (0.002, 0.013, 0.06), np.array([0.002, 0.02]))
+    _, _, masses, averages = figure.axes
+    assert len(masses.lines) == 2
+    np.testing.assert_allclose(sum(line.get_ydata() for line in masses.lines), 1)
+    train, test = (line.get_ydata() for line in averages.lines)
+    assert train[0] < train[1] and test[1] < test[0]
+    plt.close(figure)

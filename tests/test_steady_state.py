@@ -257,6 +257,21 @@ def test_effective_minimum_for_exponential_noise_is_a_lambert_function(temperatu
     np.testing.assert_allclose(found, [exact], rtol=1e-8)
 
 
+def test_effective_minimum_is_the_one_nearest_to_the_losss_own():
+    temperature, noise = 1.0, lambda t: 1 + 0.9 * np.cos(4 * t + 0.6)
+
+    def force(t):
+        return t - temperature / 2 * 3.6 * np.sin(4 * t + 0.6)
+
+    scan = np.linspace(-3, 3, 6001)
+    rises = np.flatnonzero((force(scan[:-1]) < 0) & (force(scan[1:]) > 0))
+    roots = np.array([brentq(force, scan[i], scan[i + 1]) for i in rises])
+    assert roots.size == 3
+    for side in (1, -1):
+        found = effective_minima(Quadratic(), temperature, lambda t, s=side: noise(s * t))
+        np.testing.assert_allclose(found, side * roots[[np.abs(roots).argmin()]], rtol=1e-8)
+
+
 def test_effective_minima_of_a_quartic_loss():
     found = effective_minima(Quartic(), 0.2, (lambda t: 1 + t**2, lambda t: 2 * t))
     np.testing.assert_allclose(found, [-np.sqrt(0.8), np.sqrt(0.8)], rtol=1e-10)
