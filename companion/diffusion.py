@@ -140,7 +140,8 @@ class FokkerPlanck:
 
     Probability moves between neighbouring cells at rates that keep it positive and conserved
     (Chang and Cooper 1970; Scharfetter and Gummel 1969); no probability leaves the grid.  The
-    solver knows U′ and D only: it never sees the effective potential.
+    rates hold the integral of drift over noise from cell to cell, so the scheme's own steady
+    state is exact up to that quadrature, and no independent witness for exp(-2v/T).
 
     Parameters
     ----------
