@@ -33,6 +33,11 @@ def test_no_output_is_an_error_or_a_warning(notebook):
             assert output.get("name") != "stderr", f"cell {number} wrote to stderr: {output['text']}"
 
 
+def test_no_cell_is_empty(notebook):
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"], start=1):
+        assert "".join(cell["source"]).strip(), f"cell {number} is empty"
+
+
 def test_cells_are_short(notebook):
     for number, cell in code_cells(notebook):
         lines = "".join(cell["source"]).count("\n") + 1
