@@ -1,0 +1,1 @@
+"""The experiments whose records the chapters draw from."""
