@@ -16,14 +16,14 @@ Layers = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks at the end of the first epoch without training error, or after the last epoch."""
+    """Networks at the end of their training."""
 
     layers: Layers  # weights (count, in, out) and biases (count, 1, out)
-    epochs: Tensor  # (count,) that were run; the limit for a network that still errs
-    fits: Tensor  # (count,) bool: no training error
+    epochs: Tensor  # (count,) that were run
+    fits: Tensor  # (count,) bool: no training error at the end
 
 
-def train_to_zero_error(
+def train_ensemble(
     layers: Layers,
     points: Tensor,
     labels: Tensor,
@@ -33,8 +33,9 @@ def train_to_zero_error(
     max_epochs: int,
     generator: torch.Generator,
     optimizer: str = "sgd",
+    stop_when_fit: bool = True,
 ) -> Ensemble:
-    """Train each ReLU network on the mean logistic loss until it fits its labels.
+    """Train ReLU networks on the mean logistic loss, each until it fits its labels.
 
     Parameters
     ----------
@@ -52,6 +53,9 @@ def train_to_zero_error(
     generator : torch.Generator
         Source of the shuffles, one a network and epoch.
     optimizer : {"sgd", "adam"}
+    stop_when_fit : bool, default True
+        Stop a network at the end of its first epoch without training error.  Otherwise all of
+        them run for ``max_epochs``.
 
     Returns
     -------
@@ -75,13 +79,14 @@ def train_to_zero_error(
         for first in range(0, samples - batch_size + 1, batch_size):
             _step(chosen, points, labels[active], order[:, first : first + batch_size])
         parameters = chosen.param_groups[0]["params"]
+        last = epoch == max_epochs
         with torch.no_grad():
-            done = ((network_outputs(_pairs(parameters), points) > 0) == labels[active].bool()).all(dim=1)
-        if done.any() or epoch == max_epochs:
-            kept = done | (epoch == max_epochs)
+            right = ((network_outputs(_pairs(parameters), points) > 0) == labels[active].bool()).all(dim=1)
+        done = right & stop_when_fit | last
+        if done.any():
             for target, value in zip(_flat(result), parameters, strict=True):
-                target[active[kept]] = value.detach()[kept]
-            epochs[active[done]], fits[active[done]] = epoch, True
+                target[active[done]] = value.detach()[done]
+            epochs[active[done]], fits[active[done]] = epoch, right[done]
             active = active[~done]
             if not len(active):
                 break

@@ -30,7 +30,8 @@ def test_writes_three_records_that_agree(folder):
     assert [row["function"] for row in flatness.rows] == [row["function"] for row in prior.rows[:6]]
     assert {row["minority"] for row in flatness.rows[:2]} == {0}
     assert all(0.9 < row["first_order"] / row["sharpness"] < 1.1 for row in flatness.rows)
-    assert [row["rank"] for row in found.rows] == [2, 3000, 10_000]
+    assert [row["rank"] for row in found.rows] == [2, 300, 3000, 10_000]
+    assert all(row["long"]["loss"] < row["loss"] for row in flatness.rows)
     for row in found.rows:
         assert row["totals"]["bayes"] >= 1 and row["totals"]["sgd"] <= 30
         assert len(row["training_inputs"]) == dict(boolean_prior.TARGETS)[row["rank"]]

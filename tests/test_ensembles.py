@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from companion.boolean_functions import boolean_inputs, network_outputs, random_networks
-from companion.ensembles import as_module, train_to_zero_error
+from companion.ensembles import as_module, train_ensemble
 from companion.training import train
 
 POINTS = torch.from_numpy(boolean_inputs(3))
@@ -19,7 +19,7 @@ def networks(count, seed=0):
 
 def trained(layers, labels, **changes):
     arguments = {"learning_rate": 0.3, "batch_size": 4, "max_epochs": 3000, "optimizer": "sgd"} | changes
-    return train_to_zero_error(layers, POINTS, labels, generator=torch.Generator().manual_seed(1), **arguments)
+    return train_ensemble(layers, POINTS, labels, generator=torch.Generator().manual_seed(1), **arguments)
 
 
 def logistic(outputs, targets):
@@ -52,6 +52,14 @@ def test_networks_end_where_they_first_fit():
     assert torch.equal(fits, result.fits) and fits.sum() >= 15
     assert (result.epochs[~fits] == 3000).all() and (result.epochs[fits] < 3000).all()
     assert all(torch.equal(weight, old) for (weight, _), old in zip(layers, before, strict=True))
+
+
+def test_without_a_stop_all_run_to_the_end():
+    layers, labels = networks(2), torch.tensor([[1.0] * 8, [0, 1] * 4])
+    stopped, run = trained(layers, labels, max_epochs=50), trained(layers, labels, max_epochs=50, stop_when_fit=False)
+    assert stopped.epochs[0] < 50 and run.epochs.tolist() == [50, 50] and run.fits[0]
+    losses = [logistic(network_outputs(result.layers, POINTS)[0], labels[0].double()) for result in (run, stopped)]
+    assert losses[0] < losses[1]
 
 
 def test_module_computes_the_same_function():
