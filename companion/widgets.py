@@ -112,10 +112,14 @@ def _slider(name: str, values: Sequence, value: object) -> ipywidgets.SelectionS
     return ipywidgets.SelectionSlider(
         options=[(_text(v), v) for v in values],
         value=value,
-        description=LABELS.get(name, name.replace("_", " ")),
+        description=_label(name),
         style={"description_width": "8em"},
         layout={"width": "min(32em, 100%)"},
     )
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def _text(value: object) -> str:
@@ -149,7 +153,7 @@ def _leaves(frame: ipywidgets.Widget) -> Iterator[str]:
 def _frame_html(frame, values: dict) -> str:
     drawn = frame(**values)
     figure, sentence = drawn if isinstance(drawn, tuple) else (drawn, "")
-    where = ", ".join(f"{LABELS.get(name, name)} = {_text(v)}" for name, v in values.items())
+    where = ", ".join(f"{_label(name)} = {_text(v)}" for name, v in values.items())
     picture = base64.b64encode(plots.picture(figure, "webp")).decode()
     caption = html.escape(sentence)
     alt = html.escape(f"{where}. {sentence}".strip(), quote=True)

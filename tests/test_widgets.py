@@ -100,3 +100,9 @@ def test_repr_tells_frames_apart_that_say_something_else():
 def test_bad_axes_are_refused(axes, initial, message):
     with pytest.raises(ValueError, match=message):
         explorer(frame, initial=initial, **axes)
+
+
+def test_an_axis_without_a_label_of_its_own_is_named_alike_above_the_slider_and_in_the_frame():
+    one = explorer(lambda prior_scale: plt.subplots()[0], prior_scale=[1, 2])
+    assert one.sliders["prior_scale"].description == "prior scale"
+    assert 'data-frame="prior scale = 2"' in one.shown()
