@@ -36,7 +36,7 @@ def nngp_kernel(inputs, other=None, *, depth: int, weight_scale: float, bias_sca
     Notes
     -----
     ``prior`` app. D; Cho & Saul (2009), arc-cosine kernel of order 1.  With σ_b = 0 the outputs
-    on an input and its multiples are proportional, and the kernel is singular.
+    on an input and its positive multiples are proportional, and the kernel is singular.
     """
     inputs = _points("inputs", inputs)
     depth = validate.count("depth", depth)
