@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 import torch
 
-from benchmarks import curvature, fokker_planck, function_prior, langevin, pages, sgd
+from benchmarks import curvature, fokker_planck, function_prior, langevin, linear_network, pages, sam, sgd
 from benchmarks.table import Row, lines
 
-SUBJECTS = (fokker_planck, langevin, sgd, curvature, function_prior, pages)
+SUBJECTS = (fokker_planck, langevin, sgd, curvature, function_prior, linear_network, sam, pages)
 PACKAGES = (
     "numpy", "scipy", "torch", "torchsde", "py-pde", "numba",
     "backpack-for-pytorch", "curvlinops-for-pytorch", "PyHessian",
