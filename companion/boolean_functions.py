@@ -5,8 +5,6 @@ A function of n bits is its truth table: the outputs 0 or 1 on the 2ⁿ inputs i
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from companion import validate
+from companion.files import replacing
 
 BLOCK = 10_000  # networks that share one random stream: the unit in which work is repeated or kept
 SLICE = 250  # networks whose activations are in memory at once, some megabytes
@@ -244,15 +243,8 @@ def _resume(path: Path, configuration: dict, blocks: int) -> tuple[int, tuple[np
 
 
 def _save(path: Path, configuration: dict, blocks: int, functions: np.ndarray, counts: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, configuration=json.dumps(configuration), blocks=blocks, functions=functions, counts=counts)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    with replacing(path) as file:
+        np.savez(file, configuration=json.dumps(configuration), blocks=blocks, functions=functions, counts=counts)
 
 
 def _truth_tables(name: str, values, length: int) -> np.ndarray:

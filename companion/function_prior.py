@@ -63,7 +63,7 @@ def prior_bound(log_prior, samples: int, delta: float, *, form: str = "exact"):
     """
     if form not in FORMS:
         raise ValueError(f"form must be 'exact' or 'linear', got {form!r}")
-    rate = (_log_probability("log_prior", log_prior) + np.log(_delta(delta))) / validate.count("samples", samples)
+    rate = _rate("log_prior", log_prior, samples, delta)
     return _plain(-rate if form == "linear" else -np.expm1(rate))
 
 
@@ -93,8 +93,7 @@ def marginal_likelihood_bound(log_marginal, samples: int, delta: float):
     ln(1/δ)/m is enough: the sum of :func:`prior_bound` is P(S) E_Q[(1-ε)^(-m)], and (1-ε)^(-m) is
     convex in ε.
     """
-    rate = (_log_probability("log_marginal", log_marginal) + np.log(_delta(delta))) / validate.count("samples", samples)
-    return _plain(-np.expm1(rate))
+    return _plain(-np.expm1(_rate("log_marginal", log_marginal, samples, delta)))
 
 
 def transductive_prior_bound(log_prior: float, samples: int, test_samples: int, delta: float) -> float:
@@ -133,6 +132,11 @@ def transductive_prior_bound(log_prior: float, samples: int, test_samples: int, 
     left = total - errors
     log_fit = gammaln(left + 1) - gammaln(left - samples + 1) - gammaln(total + 1) + gammaln(test_samples + 1)
     return float(errors[log_fit >= threshold - 1e-12].max() / test_samples)
+
+
+def _rate(name: str, log_probability, samples: int, delta: float) -> np.ndarray:
+    """ln(δP)/m."""
+    return (_log_probability(name, log_probability) + np.log(_delta(delta))) / validate.count("samples", samples)
 
 
 def _log_probability(name: str, values) -> np.ndarray:

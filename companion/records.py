@@ -4,12 +4,13 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from companion.files import replacing
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -59,19 +60,11 @@ def read_record(name: str, folder: Path = RESULTS) -> Record:
 
 def write_record(name: str, about: dict, rows: Iterable[dict], folder: Path = RESULTS) -> Path:
     """Write a record in one step, with this machine and these versions added to ``about``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(row, ensure_ascii=False) for row in ({**about, **_circumstances()}, *rows)]
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, folder / f"{name}.jsonl")
-    except BaseException:
-        os.unlink(scratch)
-        raise
-    return folder / f"{name}.jsonl"
+    path = Path(folder) / f"{name}.jsonl"
+    with replacing(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+    return path
 
 
 def _parsed(line: str) -> dict | None:

@@ -10,12 +10,13 @@ import argparse
 import hashlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from companion.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = ROOT / "chapters"
@@ -112,12 +113,8 @@ def _failed_cell(notebook: nbformat.NotebookNode) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step: a reader sees the old notebook or the new, never half of one."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text if text.endswith("\n") else text + "\n")
-    os.chmod(scratch, path.stat().st_mode)
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        file.write((text if text.endswith("\n") else text + "\n").encode())
 
 
 def _name(path: Path) -> str:
