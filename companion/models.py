@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from companion import validate
@@ -42,32 +42,136 @@ def mlp(
 def small_cnn(
     channels: tuple[int, int] = (4, 8),
     *,
+    image: tuple[int, int, int] = (1, 8, 8),
     activation: Callable[[], nn.Module] = nn.ReLU,
     classes: int = 10,
     generator: torch.Generator,
     dtype: torch.dtype = torch.float64,
 ) -> nn.Sequential:
-    """Two 3 × 3 convolutions with max-pooling and a linear layer, for images of shape (1, 8, 8)."""
+    """Two 3 × 3 convolutions with max-pooling and a linear layer, for images (channels, rows, columns).
+
+    Rows and columns must be divisible by four.
+    """
     if len(channels) != 2:
         raise ValueError(f"channels must be two numbers, got {channels}")
+    if len(image) != 3 or any(side % 4 for side in image[1:]):
+        raise ValueError(f"image must be channels, rows and columns, both divisible by 4, got {image}")
     first, second = (validate.count("channels", width) for width in channels)
     classes = validate.count("classes", classes)
     layers = [
-        skip_init(nn.Conv2d, 1, first, 3, padding=1, dtype=dtype),
+        skip_init(nn.Conv2d, image[0], first, 3, padding=1, dtype=dtype),
         activation(),
         nn.MaxPool2d(2),
         skip_init(nn.Conv2d, first, second, 3, padding=1, dtype=dtype),
         activation(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        skip_init(nn.Linear, 4 * second, classes, dtype=dtype),
+        skip_init(nn.Linear, second * image[1] * image[2] // 16, classes, dtype=dtype),
     ]
     return _initialized(nn.Sequential(*layers), generator)
 
 
-def _initialized(model: nn.Sequential, generator: torch.Generator) -> nn.Sequential:
+def rnn(
+    inputs: int, width: int, outputs: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float64
+) -> "RecurrentNetwork":
+    """A recurrent network for sequences of shape (N, length, inputs) of any length.
+
+    h_t = tanh(W h_{t-1} + A x_t + b) from h_0 = 0, and a linear layer on the last h_t: shape (N, outputs).
+
+    Parameters
+    ----------
+    inputs, width, outputs : int
+    generator : torch.Generator
+        Source of the weights, Gaussian: W of variance 1/width, which keeps h from growing or
+        vanishing, the others of variance 2/inputs of the layer; biases start at 0.
+    dtype : torch.dtype
+    """
+    sizes = _counts(inputs=inputs, width=width, outputs=outputs)
+    model = _initialized(RecurrentNetwork(*sizes, dtype), generator)
     with torch.no_grad():
-        for layer in model:
+        model.recurrent.weight.mul_(0.5**0.5)
+    return model
+
+
+def transformer(
+    inputs: int,
+    width: int,
+    outputs: int,
+    *,
+    length: int,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float64,
+) -> "Transformer":
+    """A transformer of one block for sequences of shape (N, length, inputs).
+
+    Linear embedding plus learned positions, one head of attention and a ReLU layer of 2·width
+    units, each behind a layer norm and added to what it is given, and a linear layer on the mean
+    over the positions: shape (N, outputs).
+
+    Parameters
+    ----------
+    inputs, width, outputs, length : int
+    generator : torch.Generator
+        Source of the weights, Gaussian with variance 2/inputs of the layer, and of the positions,
+        with variance 1; biases start at 0.
+    dtype : torch.dtype
+    """
+    sizes = _counts(inputs=inputs, width=width, outputs=outputs, length=length)
+    model = _initialized(Transformer(*sizes, dtype), generator)
+    with torch.no_grad():
+        model.positions.normal_(generator=generator)
+    return model
+
+
+class RecurrentNetwork(nn.Module):
+    """What :func:`rnn` makes."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, dtype: torch.dtype):
+        super().__init__()
+        self.encode = skip_init(nn.Linear, inputs, width, dtype=dtype)
+        self.recurrent = skip_init(nn.Linear, width, width, bias=False, dtype=dtype)
+        self.decode = skip_init(nn.Linear, width, outputs, dtype=dtype)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        encoded = self.encode(sequences)
+        hidden = encoded[:, 0].tanh()
+        for t in range(1, sequences.shape[1]):
+            hidden = (encoded[:, t] + self.recurrent(hidden)).tanh()
+        return self.decode(hidden)
+
+
+class Transformer(nn.Module):
+    """What :func:`transformer` makes."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, length: int, dtype: torch.dtype):
+        super().__init__()
+        self.embed = skip_init(nn.Linear, inputs, width, dtype=dtype)
+        self.positions = nn.Parameter(torch.empty(length, width, dtype=dtype))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, dtype=dtype) for _ in range(3))
+        self.attend = skip_init(nn.Linear, width, 3 * width, dtype=dtype)
+        self.mix = skip_init(nn.Linear, width, width, dtype=dtype)
+        self.widen = skip_init(nn.Linear, width, 2 * width, dtype=dtype)
+        self.narrow = skip_init(nn.Linear, 2 * width, width, dtype=dtype)
+        self.decode = skip_init(nn.Linear, width, outputs, dtype=dtype)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        hidden = self.embed(sequences) + self.positions
+        query, key, value = self.attend(self.norms[0](hidden)).chunk(3, dim=-1)
+        # Written out: the fused kernels have no second derivative.
+        weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        hidden = hidden + self.mix(weights @ value)
+        hidden = hidden + self.narrow(self.widen(self.norms[1](hidden)).relu())
+        return self.decode(self.norms[2](hidden).mean(1))
+
+
+def _counts(**sizes: int) -> list[int]:
+    return [validate.count(name, size) for name, size in sizes.items()]
+
+
+def _initialized(model: nn.Module, generator: torch.Generator):
+    """The model, its linear and convolutional layers Gaussian with variance 2/inputs, without bias."""
+    with torch.no_grad():
+        for layer in model.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.weight.normal_(std=(2 / layer.weight[0].numel()) ** 0.5, generator=generator)
                 if layer.bias is not None:

@@ -60,7 +60,7 @@ def read_record(name: str, folder: Path = RESULTS) -> Record:
 
 def write_record(name: str, about: dict, rows: Iterable[dict], folder: Path = RESULTS) -> Path:
     """Write a record in one step, with this machine and these versions added to ``about``."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in ({**about, **_circumstances()}, *rows)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in ({**about, **circumstances()}, *rows)]
     path = Path(folder) / f"{name}.jsonl"
     with replacing(path) as file:
         file.write(("\n".join(lines) + "\n").encode())
@@ -75,7 +75,8 @@ def _parsed(line: str) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _circumstances() -> dict:
+def circumstances() -> dict:
+    """The machine, the versions of the libraries and the revision of the code, as a record needs them."""
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in ("numpy", "torch", "scipy")},

@@ -1,4 +1,6 @@
-"""One training loop."""
+"""One training loop, by steps and by epochs."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -67,3 +69,52 @@ def train(
         chosen.step()
     chosen.zero_grad()
     return chosen
+
+
+def train_epochs(
+    model: nn.Module,
+    loss,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    epochs: int,
+    generator: torch.Generator,
+) -> Iterator[int]:
+    """Train the model in place and yield the number of epochs done, after each of them.
+
+    Parameters
+    ----------
+    model, loss, inputs, targets
+        As for :func:`train`.
+    optimizer : torch.optim.Optimizer
+        Over the model's parameters; yours, so that its state and learning rate can be looked at and
+        changed between epochs.
+    batch_size : int
+        B, at most N; what is left of an epoch after its last full batch is skipped.
+    epochs : int
+    generator : torch.Generator
+        Source of the shuffles, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or the loss is not finite at the end of an epoch; the message names it.
+    """
+    if validate.count("batch_size", batch_size) > len(inputs):
+        raise ValueError(f"batch_size must be at most the {len(inputs)} samples there are, got {batch_size}")
+    Problem(model, loss, inputs, targets).need_targets()
+    for epoch in range(1, validate.count("epochs", epochs) + 1):
+        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            batch = order[start : start + batch_size]
+            optimizer.zero_grad()
+            value = loss(model(inputs[batch]), targets[batch])
+            value.backward()
+            optimizer.step()
+        if not torch.isfinite(value):
+            rate = optimizer.param_groups[0]["lr"]
+            raise ValueError(f"the loss became {value.item()} in epoch {epoch}; lower the learning rate {rate:g}")
+        yield epoch
+    optimizer.zero_grad()

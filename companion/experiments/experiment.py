@@ -1,0 +1,104 @@
+"""What an experiment is: settings by profile, one run of them, and how its records become tables and plots."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+
+PROFILES = ("smoke", "laptop", "paper")
+
+
+def _silent(epoch: int, epochs: int) -> None:
+    """Progress that nobody follows."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a run finds its data and computes.
+
+    Attributes
+    ----------
+    data : str, optional
+        Folder for :func:`companion.data.load_dataset`.
+    device : str
+        "cpu" or "cuda".
+    tick : callable
+        ``tick(epoch, epochs)`` after every epoch, or whatever the run counts.
+    """
+
+    data: str | None = None
+    device: str = "cpu"
+    tick: Callable[[int, int], None] = _silent
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values below the names of their columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment's records say: tables, and plots by file name without its ending."""
+
+    tables: Sequence[Table]
+    figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Together:
+    """How runs are computed as one batch of networks, which pays on a GPU.
+
+    Attributes
+    ----------
+    key : callable
+        ``key(settings)``: runs with equal keys can share a batch.
+    perform : callable
+        ``perform(group, workplace)``: what the experiment's ``perform`` measures, for each of them.
+    """
+
+    key: Callable[[Any], Any]
+    perform: Callable[[Sequence[Any], Workplace], list[dict]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A list of independent runs, each given by frozen settings.
+
+    Attributes
+    ----------
+    name : str
+        Its records are in ``name.jsonl``.
+    asks : str
+        The question, in one line.
+    settings : callable
+        ``settings(profile)``: a frozen dataclass of JSON values for every run, none twice.
+    perform : callable
+        ``perform(settings, workplace)``: what was measured, as JSON values.  The same settings give the
+        same measurement: every source of randomness is seeded from them.
+    report : callable
+        ``report(records)`` makes a :class:`Report` of the records there are, complete or not.
+    differs : mapping
+        By profile, what is not as in the paper.
+    together : Together, optional
+    """
+
+    name: str
+    asks: str
+    settings: Callable[[str], Sequence[Any]]
+    perform: Callable[[Any, Workplace], dict]
+    report: Callable[[Sequence[dict]], Report]
+    differs: Mapping[str, str]
+    together: Together | None = None
+
+
+def content_hash(experiment: str, settings: Any) -> str:
+    """Twelve hexadecimal digits that depend on the experiment's name and on every setting, and on nothing else."""
+    content = json.dumps([experiment, asdict(settings)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
