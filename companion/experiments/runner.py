@@ -166,7 +166,7 @@ def _keep(record: dict, out: Path, outcome: Outcome) -> None:
     try:
         append_record(path, record)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             kept = f"{outcome.added} new records were kept"
             raise OSError(f"no space left for {path}; {kept}. Free some, then run again") from error
         raise
@@ -179,7 +179,10 @@ def _workers(jobs: int, cluster: str | None, tasks: int):
     if cluster is None:
         yield joblib.Parallel(n_jobs=min(jobs, max(tasks, 1)), pre_dispatch="n_jobs", **settings)
         return
-    from distributed import Client
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("--cluster needs the package distributed: pip install distributed") from None
 
     with Client(cluster, timeout=10) as client, joblib.parallel_config("dask", client=client):
         # Twice as many as there are cores: a worker never waits for its next run.

@@ -5,6 +5,7 @@ lock and in one write, so that several runners can share a folder; a line torn b
 is closed by the next one.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def append_record(path: Path, record: Mapping) -> None:
             line = b"\n" + line
         try:
             if file.write(line) != len(line):
-                raise OSError(f"{path}: only a part of a record could be written; is there space left?")
+                raise OSError(errno.ENOSPC, "only a part of the record fits", str(path))
             os.fsync(file.fileno())
         except OSError:
             file.truncate(end)
