@@ -1,9 +1,146 @@
 """Tables and plots of the ``fisher`` experiments, made of their records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from companion.experiments.experiment import Report
+from matplotlib.figure import Figure
+
+from companion import plots
+from companion.experiments.experiment import Report, Table
+from companion.experiments.summaries import Mean, grouped, mean_over
+
+# What S_R can have meant: column, Fisher estimate, damping.
+READINGS = {
+    "S_R, ε = 0": ("exact", "0"),
+    "S_R, ε = 0.001": ("exact", "0.001"),
+    "mini-batch, ε = 1e-08": ("mini-batch", "1e-08"),
+    "mini-batch, ε = 0.001": ("mini-batch", "0.001"),
+    "empirical, ε = 0.001": ("empirical", "0.001"),
+}
+VARIED = {"table 4": "batch_size", "table 5": "learning_rate"}
 
 
 def report(records: Sequence[dict]) -> Report:
-    return Report(())
+    """The paper's tables on what was measured, and S_R over damping."""
+    tables = [
+        sharpness_table(records, title, setting)
+        for title, setting in VARIED.items()
+        if len({record["settings"][setting] for record in records}) > 1
+    ]
+    tables += [dynamics_table(records), alignment_table(records), rescaling_table(records)]
+    return Report(tables, {"fisher-damping": lambda: damping_figure(records)} if finished(records) else {})
+
+
+def finished(records: Sequence[dict]) -> list[dict]:
+    """The records of runs that did not diverge."""
+    return [record for record in records if record["result"]["epochs"] and "diverged" not in record["result"]]
+
+
+def reading(estimate: str, damping: str, place: int = -1) -> Callable[[dict], float]:
+    """Σ Hᵢᵢ/(F̂ᵢᵢ + ε) of a result, at the last logged epoch or another one."""
+    return lambda result: result["epochs"][place]["riemannian"][estimate][damping]
+
+
+def last(name: str, place: int = -1) -> Callable[[dict], float]:
+    """A plain number of a result, at the last logged epoch or another one."""
+    return lambda result: result["epochs"][place][name]
+
+
+def columns(group: Sequence[dict], place: int = -1) -> list[Mean]:
+    """Test accuracy in percent, tr H, and S_R under every reading."""
+    accuracy = mean_over(group, lambda result: 100 * last("test_accuracy", place)(result))
+    readings = [mean_over(group, reading(*which, place)) for which in READINGS.values()]
+    return [accuracy, mean_over(group, last("trace", place)), *readings]
+
+
+def sharpness_table(records: Sequence[dict], title: str, setting: str) -> Table:
+    """The last epoch's measures by optimizer, activation and one more setting, at the base of the others."""
+    kinds = grouped(finished(at_base(records, setting)), "optimizer", "activation", setting)
+    rows = [(*kind, len(group), *columns(group)) for kind, group in kinds.items()]
+    names = ("optimizer", "activation", setting, "runs", "test accuracy, %", "tr H", *READINGS)
+    return Table(f"{title}: at the last epoch, by {setting.replace('_', ' ')}", names, rows)
+
+
+def at_base(records: Sequence[dict], setting: str) -> list[dict]:
+    """Those of the records in which only this setting varies: the rest as in most runs of its optimizer."""
+    other = next(name for name in VARIED.values() if name != setting)
+    kept = []
+    for group in grouped(records, "optimizer", "activation").values():
+        values = [record["settings"][other] for record in group]
+        usual = max(sorted(set(values)), key=values.count)
+        kept += [record for record in group if record["settings"][other] == usual]
+    return kept
+
+
+def dynamics_table(records: Sequence[dict]) -> Table:
+    """Tables 6 and 7: the logged epochs of the runs at the base learning rate."""
+    rows = []
+    for kind, group in grouped(
+        finished(at_base(records, "batch_size")), "optimizer", "activation", "batch_size"
+    ).items():
+        for place, entry in enumerate(group[0]["result"]["epochs"]):
+            rows.append((*kind, entry["epoch"], *columns(group, place)))
+    names = ("optimizer", "activation", "batch_size", "epoch", "test accuracy, %", "tr H", *READINGS)
+    return Table("tables 6 and 7: during training", names, rows)
+
+
+def alignment_table(records: Sequence[dict]) -> Table:
+    """Tables 1 to 3: half-way through training, cosines with their nulls, and Frobenius distances."""
+    rows = []
+    kinds = grouped(with_alignment(records), "optimizer", "activation", "batch_size", "learning_rate")
+    names: tuple[str, ...] = ()
+    for kind, group in kinds.items():
+        values = {
+            f"{part}: {name}": mean_over(group, lambda result, p=part, n=name: result["alignment"][p][n])
+            for part in ("cosine", "frobenius")
+            for name in group[0]["result"]["alignment"][part]
+        }
+        names = tuple(values)
+        rows.append((*kind, *values.values()))
+    fixed = ("optimizer", "activation", "batch_size", "learning_rate")
+    return Table("tables 1 to 3: noise against Fisher, half-way", (*fixed, *names), rows)
+
+
+def with_alignment(records: Sequence[dict]) -> list[dict]:
+    """The records that got half-way."""
+    return [record for record in records if "alignment" in record["result"]]
+
+
+def rescaling_table(records: Sequence[dict]) -> Table:
+    """Section 6.5: every measure after α-rescaling over before, all SGD runs with ReLU together."""
+    kept = [record for record in finished(records) if record["result"].get("rescaled")]
+    rows = []
+    for place, alpha in enumerate(entry["alpha"] for entry in (kept[0]["result"]["rescaled"] if kept else ())):
+        trace = mean_over(kept, lambda r, p=place: r["rescaled"][p]["trace"] / r["epochs"][-1]["trace"])
+        rest = [
+            mean_over(
+                kept,
+                lambda r, p=place, e=estimate, d=damping: (
+                    r["rescaled"][p]["riemannian"][e][d] / r["epochs"][-1]["riemannian"][e][d]
+                ),
+            )
+            for estimate, damping in READINGS.values()
+        ]
+        rows.append((f"{alpha:g}", trace, *rest))
+    return Table("section 6.5: after rescaling, over before", ("α", "tr H", *READINGS), rows)
+
+
+def damping_figure(records: Sequence[dict]) -> Figure:
+    """S_R over the damping ε for each batch size: exact Fisher, and its mini-batch reading."""
+    kept = [r for r in finished(at_base(records, "batch_size")) if r["settings"]["optimizer"] == "sgd"]
+    kept = [record for record in kept if record["settings"]["activation"] == "relu"]
+    figure, panels = plots.subplots(ncols=2, width=7.2, height=3.0, sharey=True)
+    for panel, estimate in zip(panels, ("exact", "mini-batch"), strict=True):
+        for ((batch,), group), line in zip(grouped(kept, "batch_size").items(), ("o-", "s--", "^:"), strict=False):
+            dampings = [d for d in group[0]["result"]["epochs"][-1]["riemannian"][estimate] if float(d) > 0]
+            means = [mean_over(group, reading(estimate, damping)) for damping in dampings]
+            panel.errorbar(
+                [float(d) for d in dampings],
+                [mean.value for mean in means],
+                [mean.error or 0 for mean in means],
+                fmt=line,
+                label=f"B = {batch}",
+            )
+        panel.set(title=f"{estimate} Fisher", xlabel="damping ε", xscale="log", yscale="log")
+    panels[0].set_ylabel("S_R")
+    panels[0].legend(fontsize=8)
+    return figure
