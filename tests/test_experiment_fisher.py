@@ -1,0 +1,147 @@
+"""companion/experiments/fisher*.py: the smoke profile end to end, identities that must hold in it, the tables."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from companion.experiments.experiment import Workplace
+from companion.experiments.fisher import EXPERIMENTS, build, perform, perform_together
+from companion.experiments.fisher_analysis import READINGS, at_base, report
+from companion.experiments.fisher_measures import adam_adjusted, ratio, second_moments
+from companion.experiments.fisher_settings import DIGITS, cifar_settings, mnist_settings, shared
+
+SMOKE = mnist_settings("smoke") + cifar_settings("smoke")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {settings: perform(settings, Workplace()) for settings in SMOKE}
+
+
+def records(results):
+    from dataclasses import asdict
+
+    return [{"settings": asdict(settings), "result": result} for settings, result in results.items()]
+
+
+def test_the_smoke_profile_learns_and_measures(results):
+    for settings, result in results.items():
+        epochs = result["epochs"]
+        assert [entry["epoch"] for entry in epochs] == [1, 2]
+        assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+        assert 0.1 < epochs[-1]["test_accuracy"] <= 1 and set(result["alignment"]) >= {"cosine", "frobenius"}
+        assert ("adam_adjusted" in epochs[-1]) == (settings.optimizer == "adam")
+        assert ("rescaled" in result) == (settings.activation == "relu")
+
+
+def test_for_relu_the_undamped_measure_counts_the_active_parameters(results):
+    for settings, result in results.items():
+        entry = result["epochs"][-1]
+        count = entry["riemannian"]["exact"]["0"]
+        if settings.activation == "relu":
+            assert count == pytest.approx(entry["active"], rel=1e-6)
+            assert entry["trace"] == pytest.approx(entry["fisher_trace"], rel=1e-6)
+        else:
+            assert count != pytest.approx(entry["active"], rel=0.01)
+
+
+def test_rescaling_leaves_the_undamped_measure_and_changes_the_others(results):
+    result = results[SMOKE[0]]
+    before, (twice, tenfold) = result["epochs"][-1], result["rescaled"]
+    assert (twice["alpha"], tenfold["alpha"]) == (2, 10)
+    for after in (twice, tenfold):
+        assert after["riemannian"]["exact"]["0"] == pytest.approx(before["riemannian"]["exact"]["0"], rel=1e-6)
+        assert after["train_loss" if "train_loss" in after else "parameters"]
+    assert tenfold["trace"] > 2 * before["trace"]
+    changed = tenfold["riemannian"]["exact"]["0.001"] / before["riemannian"]["exact"]["0.001"]
+    assert abs(changed - 1) > 0.05
+
+
+def test_mini_batches_of_more_samples_give_a_smaller_fisher(results):
+    """F/B: the ratio built on it is larger than S_R by about B where the damping is small."""
+    for settings in SMOKE[:2]:
+        entry = results[settings]["epochs"][-1]["riemannian"]
+        assert entry["mini-batch"]["0"] > 3 * entry["exact"]["0"]
+
+
+def test_the_same_settings_give_the_same_result(results):
+    assert perform(SMOKE[0], Workplace()) == results[SMOKE[0]]
+
+
+@pytest.mark.parametrize("kind", [0, 3])
+def test_together_as_one_by_one(results, kind):
+    """What a GPU does, here on the CPU: float32, so not to the last digit."""
+    base = SMOKE[kind]
+    group = [base, replace(base, seed=5)]
+    together = perform_together(group, Workplace())
+    assert shared(group[0]) == shared(group[1]) != shared(replace(base, batch_size=7))
+    for settings, result in zip(group, together, strict=True):
+        alone = results.get(settings) or perform(settings, Workplace())
+        for found, wanted in zip(result["epochs"], alone["epochs"], strict=True):
+            assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-3)
+            assert found["trace"] == pytest.approx(wanted["trace"], rel=1e-2)
+            if base.optimizer == "adam":
+                assert found["adam_adjusted"] == pytest.approx(wanted["adam_adjusted"], rel=1e-2)
+        assert len(result.get("rescaled", [])) == len(alone.get("rescaled", []))
+
+
+def test_divergence_is_a_result():
+    wild = replace(DIGITS, learning_rate=1e6, seed=1)
+    alone = perform(wild, Workplace())
+    assert "diverged" in alone and "rescaled" not in alone
+    calm, lost = perform_together([DIGITS, wild], Workplace())
+    assert "diverged" in lost and "diverged" not in calm and calm["epochs"]
+
+
+def test_adam_adjusted_by_hand():
+    model = build(DIGITS, type("D", (), {"train_inputs": torch.zeros(1, 1, 8, 8)}))
+    inputs, targets = torch.randn(7, 64, generator=torch.Generator().manual_seed(0)), torch.arange(7)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    nn.functional.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+    moments = second_moments(model, optimizer)  # after one step: the squared gradient itself
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(moments[name], parameter.grad.square(), rtol=1e-4, atol=1e-12)
+    from companion.hessian import hessian_diagonal
+
+    diagonal = hessian_diagonal(model.double(), nn.CrossEntropyLoss(), inputs.double(), targets)
+    expected = sum(float((diagonal[k] / (moments[k].double().sqrt() + 1e-8)).sum()) for k in diagonal)
+    assert adam_adjusted(model, (inputs, targets), moments) == pytest.approx(expected)
+
+
+def test_ratio_leaves_out_what_is_zero():
+    assert ratio(torch.tensor([1.0, 2.0, 0.0]), torch.tensor([2.0, 4.0, 0.0]), 0.0) == 1.0
+    assert ratio(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, 0.0]), 1.0) == 4.5
+
+
+def test_the_report_takes_any_number_of_records(results):
+    every = records(results)
+    for some in ([], every[:1], every[:3], every):
+        tables = report(some).tables
+        assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    table = next(table for table in report(every[:2]).tables if table.title.startswith("table 4"))
+    row = table.rows[0]
+    expected = every[0]["result"]["epochs"][-1]
+    assert row[:4] == ("sgd", "relu", 32, 1) and row[5].value == pytest.approx(expected["trace"])
+    assert row[6].value == pytest.approx(expected["riemannian"]["exact"]["0"])
+    assert list(table.columns[6:]) == list(READINGS)
+    for draw in report(every).figures.values():
+        assert draw().axes
+
+
+def test_a_table_varies_one_setting_at_a_time():
+    base = [{"settings": {"optimizer": "sgd", "activation": "relu", "batch_size": b, "learning_rate": rate}}
+            for b, rate in ((32, 0.1), (128, 0.1), (512, 0.1), (128, 0.5))]  # fmt: skip
+    assert at_base(base, "batch_size") == base[:3]
+    assert at_base(base, "learning_rate") == [base[1], base[3]]
+
+
+def test_the_laptop_profile_is_the_papers_protocol_on_mnist():
+    laptop = mnist_settings("laptop")
+    assert laptop == mnist_settings("paper")
+    assert {s.batch_size for s in laptop} == {32, 128, 512} and {s.seed for s in laptop} == {0, 1, 2}
+    assert all((s.epochs, s.log_every, s.train_size, s.widths) == (20, 5, 60_000, (256, 256)) for s in laptop)
+    assert len({s.learning_rate for s in laptop if s.optimizer == "sgd"}) == 4
+    assert {e.name for e in EXPERIMENTS} == {"fisher-mnist", "fisher-cifar"}
