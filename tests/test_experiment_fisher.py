@@ -132,10 +132,11 @@ def test_the_report_takes_any_number_of_records(results):
 
 
 def test_a_table_varies_one_setting_at_a_time():
-    base = [{"settings": {"optimizer": "sgd", "activation": "relu", "batch_size": b, "learning_rate": rate}}
-            for b, rate in ((32, 0.1), (128, 0.1), (512, 0.1), (128, 0.5))]  # fmt: skip
-    assert at_base(base, "batch_size") == base[:3]
-    assert at_base(base, "learning_rate") == [base[1], base[3]]
+    kinds = (("sgd", 32, 0.1), ("sgd", 128, 0.1), ("sgd", 512, 0.5), ("sgd", 128, 0.5), ("adam", 32, 0.001))
+    names = ("optimizer", "batch_size", "learning_rate")
+    some = [{"settings": {"data": "mnist", **dict(zip(names, kind, strict=True))}} for kind in kinds]
+    assert at_base(some, "batch_size") == [some[0], some[1], some[4]]
+    assert at_base(some, "learning_rate") == [some[1], some[3]]
 
 
 def test_the_laptop_profile_is_the_papers_protocol_on_mnist():

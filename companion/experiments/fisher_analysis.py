@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from companion import plots
 from companion.experiments.experiment import Report, Table
+from companion.experiments.fisher_settings import BASE
 from companion.experiments.summaries import Mean, grouped, mean_over
 
 # What S_R can have meant: column, Fisher estimate, damping.
@@ -61,14 +62,14 @@ def sharpness_table(records: Sequence[dict], title: str, setting: str) -> Table:
 
 
 def at_base(records: Sequence[dict], setting: str) -> list[dict]:
-    """Those of the records in which only this setting varies: the rest as in most runs of its optimizer."""
+    """Those in which only this setting varies: the other one as in the base, but for Adam's learning rate."""
     other = next(name for name in VARIED.values() if name != setting)
-    kept = []
-    for group in grouped(records, "optimizer", "activation").values():
-        values = [record["settings"][other] for record in group]
-        usual = max(sorted(set(values)), key=values.count)
-        kept += [record for record in group if record["settings"][other] == usual]
-    return kept
+    return [
+        record
+        for record in records
+        if record["settings"][other] == getattr(BASE[record["settings"]["data"]], other)
+        or (other == "learning_rate" and record["settings"]["optimizer"] == "adam")
+    ]
 
 
 def dynamics_table(records: Sequence[dict]) -> Table:

@@ -1,6 +1,6 @@
 """The training runs of the ``fisher`` experiments, by profile."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 
 
@@ -47,15 +47,17 @@ class Settings:
 MNIST = Settings("mnist", (256, 256), "mlp", "relu", "sgd", 128, 0.1, "constant", 20, 5, 60_000, 1000, 50, 0)
 CIFAR = Settings("cifar10", (16, 32), "cnn", "relu", "sgd", 128, 0.05, "constant", 30, 5, 50_000, 300, 20, 0)
 DIGITS = Settings("digits", (16, 16), "mlp", "relu", "sgd", 32, 0.1, "constant", 2, 1, 1297, 200, 10, 0)
+BASE = {settings.data: settings for settings in (MNIST, CIFAR, DIGITS)}
 BATCH_SIZES = (32, 128, 512)
 
 
 def mnist_settings(profile: str) -> list[Settings]:
-    """The paper's protocol is small enough for a laptop."""
+    """The paper's protocol is small enough for a laptop; ours adds tanh, and all pairs of λ and B."""
     if profile == "smoke":
         return smoke_settings()
     adam, tanh = {"optimizer": "adam", "learning_rate": 1e-3}, {"activation": "tanh", "measure_size": 300}
-    return _variants(MNIST, (0.01, 0.05, 0.5), {}, adam, tanh)
+    over_rate = [{"learning_rate": rate} for rate in (0.01, 0.05, 0.5)]
+    return seeded([replace(MNIST, **kind, batch_size=b) for kind in ({}, *over_rate, adam, tanh) for b in BATCH_SIZES])
 
 
 def cifar_settings(profile: str) -> list[Settings]:
@@ -63,8 +65,9 @@ def cifar_settings(profile: str) -> list[Settings]:
         return [replace(DIGITS, network="cnn", widths=(2, 3), batch_size=b, measure_size=60) for b in (32, 128)]
     size = {"laptop": 8_000, "paper": 50_000}[profile]
     base = replace(CIFAR, train_size=size)
-    runs = _variants(base, (0.01, 0.1, 0.2), {})
-    return runs + [replace(base, optimizer="adam", learning_rate=1e-3, seed=seed) for seed in range(3)]
+    adam = replace(base, optimizer="adam", learning_rate=1e-3)
+    over_batch = [replace(base, batch_size=b) for b in BATCH_SIZES]
+    return seeded([*over_batch, *(replace(base, learning_rate=rate) for rate in (0.01, 0.1, 0.2)), adam])
 
 
 def smoke_settings() -> list[Settings]:
@@ -73,11 +76,9 @@ def smoke_settings() -> list[Settings]:
     return [replace(DIGITS, **change) for change in (*changes, {"seed": 1, "schedule": "cosine"})]
 
 
-def _variants(base: Settings, rates: tuple[float, ...], *kinds: Mapping) -> list[Settings]:
-    """Every kind over the batch sizes, and the base over learning rates at its own batch size; three seeds."""
-    over_batch = [replace(base, **kind, batch_size=b) for kind in kinds for b in BATCH_SIZES]
-    over_rate = [replace(base, learning_rate=rate) for rate in rates]
-    return [replace(one, seed=seed) for one in over_batch + over_rate for seed in range(3)]
+def seeded(settings: Sequence[Settings]) -> list[Settings]:
+    """Each of them with three seeds."""
+    return [replace(one, seed=seed) for one in settings for seed in range(3)]
 
 
 def shared(settings: Settings) -> tuple:
