@@ -75,7 +75,7 @@ def _list(options: argparse.Namespace) -> None:
     for experiment in chosen(options.names):
         counts = [len(experiment.settings(profile)) for profile in PROFILES]
         rows.append((experiment.name, *counts, experiment.asks))
-    print(text_table(Table("runs by profile", ("name", *PROFILES, "asks"), rows)))
+    print(Table("runs by profile", ("name", *PROFILES, "asks"), rows))
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -129,7 +129,7 @@ def _status(options: argparse.Namespace) -> None:
         under_way = [text for key in missing if (text := _progress(options.out, key))]
         rows.append((experiment.name, len(known), len(missing), left, ", ".join(under_way)))
     columns = ("name", "on record", "missing", "core minutes left", "under way")
-    print(text_table(Table(f"profile {options.profile} in {options.out}", columns, rows)))
+    print(Table(f"profile {options.profile} in {options.out}", columns, rows))
     print(*damaged, sep="\n", end="\n" if damaged else "")
 
 
@@ -158,20 +158,12 @@ def _report(options: argparse.Namespace) -> None:
             continue
         report = experiment.report(records)
         for table in report.tables:
-            print("\n" + text_table(table))
+            print(f"\n{table}")
         for name, draw in report.figures.items():
             path = options.out / "plots" / f"{name}.png"
             with replacing(path) as file:
                 draw().savefig(file, format="png", facecolor="white", dpi=150)
             print(f"plot: {path}")
-
-
-def text_table(table: Table) -> str:
-    """The table in columns of equal width."""
-    rows = [tuple(map(str, row)) for row in (table.columns, *table.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([table.title, *lines])
 
 
 def _checked(options: argparse.Namespace) -> list[Experiment]:

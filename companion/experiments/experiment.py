@@ -1,6 +1,7 @@
 """What an experiment is: settings by profile, one run of them, and how its records become tables and plots."""
 
 import hashlib
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,13 +35,30 @@ class Workplace:
     tick: Callable[[int, int], None] = _silent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """Rows of plain values below the names of their columns."""
+    """Rows of values below the names of their columns; a notebook shows it as a table."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Any]]
+
+    def __repr__(self) -> str:
+        """In columns of equal width."""
+        cells = [tuple(map(str, row)) for row in (self.columns, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+        return "\n".join([self.title, *lines])
+
+    def _repr_html_(self) -> str:
+        def line(tag: str, row: Sequence[Any]) -> str:
+            return f"<tr>{''.join(f'<{tag}>{html.escape(str(cell))}</{tag}>' for cell in row)}</tr>"
+
+        body = "".join(line("td", row) for row in self.rows)
+        return (
+            f'<div style="overflow-x:auto" tabindex="0"><table><caption>{html.escape(self.title)}</caption>'
+            f"<thead>{line('th', self.columns)}</thead><tbody>{body}</tbody></table></div>"
+        )
 
 
 @dataclass(frozen=True)
