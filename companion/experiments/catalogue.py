@@ -5,7 +5,7 @@ from importlib import import_module
 
 from companion.experiments.experiment import Experiment
 
-MODULES = ("fisher",)
+MODULES = ("fisher", "who_predicts")
 
 
 def experiments() -> dict[str, Experiment]:
