@@ -7,7 +7,7 @@ import torch
 from network_oracles import CROSS_ENTROPY, SQUARED, data_for, filled, generator, mlp_of
 from torch import nn
 
-from companion.training import train
+from companion.training import train, train_epochs
 
 INPUTS, TARGETS = data_for(mlp_of(), CROSS_ENTROPY)
 
@@ -158,3 +158,38 @@ def test_a_loss_that_becomes_no_number_names_the_step():
     # w ← w - 2 · 1e200 · w: |w| is 2e200 after one step and its square is too large for a float.
     with pytest.raises(ValueError, match=r"^the loss became inf at step 1; lower learning_rate = 1e\+200$"):
         train(model, SQUARED, x, y, **settings(learning_rate=1e200, batch_size=4))
+
+
+@pytest.mark.parametrize("batch_size", [2, 7])
+def test_epochs_are_the_steps_of_a_reshuffled_training_set(batch_size):
+    model, by_hand = mlp_of(nn.Tanh), mlp_of(nn.Tanh)
+    by_hand.load_state_dict(model.state_dict())
+    optimizer, done = torch.optim.SGD(model.parameters(), lr=0.1), []
+    options = {"optimizer": optimizer, "batch_size": batch_size, "epochs": 3, "generator": generator(4)}
+    for epoch in train_epochs(model, CROSS_ENTROPY, INPUTS, TARGETS, **options):
+        done.append((epoch, copy.deepcopy(model.state_dict())))
+    assert [epoch for epoch, _ in done] == [1, 2, 3]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    steps = 7 // batch_size
+    train(
+        by_hand,
+        CROSS_ENTROPY,
+        INPUTS,
+        TARGETS,
+        **settings(batch_size=batch_size, steps=3 * steps, generator=generator(4)),
+    )
+    for found, expected in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert not torch.equal(done[0][1]["0.weight"], done[1][1]["0.weight"])
+
+
+def test_epochs_that_diverge_say_which_and_what_to_change():
+    model = mlp_of(nn.Tanh)
+    model[0].weight.data.fill_(float("inf"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e300)
+    options = {"optimizer": optimizer, "batch_size": 3, "epochs": 9, "generator": generator()}
+    with pytest.raises(ValueError, match=r"^the loss became (nan|inf) in epoch \d; lower the learning rate 1e\+300$"):
+        list(train_epochs(model, CROSS_ENTROPY, INPUTS, TARGETS, **options))
+    for name, value in (("batch_size", 8), ("batch_size", 0), ("epochs", 0)):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            list(train_epochs(model, CROSS_ENTROPY, INPUTS, TARGETS, **options | {name: value}))

@@ -153,7 +153,7 @@ EXPERIMENTS = (
         perform,
         report,
         {
-            "laptop": f"8,000 of the 50,000 training images; {_FORMULAS}; the layers of TinyCNN are not given",
+            "laptop": f"5,000 of the 50,000 training images; {_FORMULAS}; the layers of TinyCNN are not given",
             "paper": f"{_FORMULAS}; the layers of TinyCNN are not given",
             "smoke": "the digits, two epochs",
         },

@@ -45,7 +45,7 @@ class Settings:
 
 
 MNIST = Settings("mnist", (256, 256), "mlp", "relu", "sgd", 128, 0.1, "constant", 20, 5, 60_000, 1000, 50, 0)
-CIFAR = Settings("cifar10", (16, 32), "cnn", "relu", "sgd", 128, 0.05, "constant", 30, 5, 50_000, 300, 20, 0)
+CIFAR = Settings("cifar10", (16, 32), "cnn", "relu", "sgd", 128, 0.05, "constant", 30, 5, 50_000, 200, 10, 0)
 DIGITS = Settings("digits", (16, 16), "mlp", "relu", "sgd", 32, 0.1, "constant", 2, 1, 1297, 200, 10, 0)
 BASE = {settings.data: settings for settings in (MNIST, CIFAR, DIGITS)}
 BATCH_SIZES = (32, 128, 512)
@@ -63,11 +63,11 @@ def mnist_settings(profile: str) -> list[Settings]:
 def cifar_settings(profile: str) -> list[Settings]:
     if profile == "smoke":
         return [replace(DIGITS, network="cnn", widths=(2, 3), batch_size=b, measure_size=60) for b in (32, 128)]
-    size = {"laptop": 8_000, "paper": 50_000}[profile]
+    size = {"laptop": 5_000, "paper": 50_000}[profile]
     base = replace(CIFAR, train_size=size)
     adam = replace(base, optimizer="adam", learning_rate=1e-3)
     over_batch = [replace(base, batch_size=b) for b in BATCH_SIZES]
-    return seeded([*over_batch, *(replace(base, learning_rate=rate) for rate in (0.01, 0.1, 0.2)), adam])
+    return seeded([*over_batch, *(replace(base, learning_rate=rate) for rate in (0.01, 0.2)), adam])
 
 
 def smoke_settings() -> list[Settings]:
