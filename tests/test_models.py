@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from network_oracles import generator
+from network_oracles import filled, generator
 from torch import nn
 
-from companion.models import mlp, small_cnn
+from companion.hessian import hessian_matrix, top_eigenvalues
+from companion.models import mlp, rnn, small_cnn, transformer
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -95,3 +96,59 @@ def test_a_bad_width_is_refused(width):
 def test_another_number_of_channels_is_refused(channels):
     with pytest.raises(ValueError, match=r"^channels must be two numbers, got \("):
         small_cnn(channels, generator=generator())
+
+
+def test_the_recurrent_network_is_torchs():
+    model = rnn(3, 5, 2, generator=generator())
+    reference = nn.RNN(3, 5, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        model.encode.bias.normal_(generator=generator(4))
+        reference.weight_ih_l0.copy_(model.encode.weight)
+        reference.bias_ih_l0.copy_(model.encode.bias)
+        reference.weight_hh_l0.copy_(model.recurrent.weight)
+        reference.bias_hh_l0.zero_()
+    for length in (1, 4):
+        x = torch.randn(6, length, 3, generator=generator(1), dtype=torch.float64)
+        torch.testing.assert_close(model(x), model.decode(reference(x)[0][:, -1]))
+    wide = rnn(200, 300, 5, generator=generator())
+    for layer, variance in ((wide.encode, 2 / 200), (wide.recurrent, 1 / 300), (wide.decode, 2 / 300)):
+        n = layer.weight.numel()
+        assert abs(float(layer.weight.detach().square().mean()) / variance - 1) < 4 * (2 / n) ** 0.5
+        assert layer.bias is None or not layer.bias.any()
+
+
+def test_the_transformer_is_made_of_torchs_parts():
+    model = filled(transformer(3, 4, 2, length=5, generator=generator()))
+    x = torch.randn(6, 5, 3, generator=generator(1), dtype=torch.float64)
+    hidden = x @ model.embed.weight.T + model.embed.bias + model.positions
+    parts = model.attend(nn.functional.layer_norm(hidden, (4,))).split(4, dim=-1)
+    hidden = hidden + model.mix(nn.functional.scaled_dot_product_attention(*parts))
+    inner = nn.Sequential(nn.LayerNorm(4, dtype=torch.float64), model.widen, nn.ReLU(), model.narrow)
+    hidden = hidden + inner(hidden)
+    torch.testing.assert_close(model(x), model.decode(nn.functional.layer_norm(hidden, (4,)).mean(1)))
+    assert model.widen.out_features == 8
+
+
+def test_every_derivative_of_the_transformer_agrees():
+    # With torch's own layer norm the largest eigenvalue was wrong in the third digit.
+    model = transformer(2, 3, 3, length=2, generator=generator(1))
+    x = torch.randn(6, 2, 2, generator=generator(2), dtype=torch.float64)
+    y = torch.randn(6, 3, generator=generator(3), dtype=torch.float64)
+    largest = torch.linalg.eigvalsh(hessian_matrix(model, nn.MSELoss(), x, y))[-1:]
+    torch.testing.assert_close(top_eigenvalues(model, nn.MSELoss(), x, y), largest)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda g: rnn(3, 4, 2, generator=g), lambda g: transformer(3, 4, 2, length=2, generator=g)]
+)
+def test_networks_for_sequences_come_from_their_generator(make):
+    before = torch.random.get_rng_state()
+    first, again, other = make(generator(1)), make(generator(1)), make(generator(2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert name.endswith("bias") or not torch.equal(a, c)
+    with pytest.raises(ValueError, match=r"^width must be a whole number of at least 1, got 0$"):
+        rnn(3, 0, 2, generator=generator())
+    with pytest.raises(ValueError, match=r"^length must be a whole number of at least 1, got 2\.0$"):
+        transformer(3, 4, 2, length=2.0, generator=generator())

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from companion.experiments.experiment import Experiment
 
-MODULES = ("fisher", "who_predicts")
+MODULES = ("fisher", "solvable", "who_predicts")
 
 
 def experiments() -> dict[str, Experiment]:
