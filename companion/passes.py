@@ -1,6 +1,6 @@
 """Repeated passes of one batch through a network at moved parameters, with nothing else changed between them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,10 +11,18 @@ Gradients = Sequence[Tensor | None]  # None for a parameter that the loss does n
 
 def checked_batch(name: str, inputs: Tensor, targets: Tensor) -> int:
     """The number of samples, if it is at least one and there are as many targets."""
-    if not len(inputs) or len(inputs) != len(targets):
-        sizes = f"{len(inputs)} samples and {len(targets)} targets"
+    size, labels = len(inputs), len(targets)
+    if not size or size != labels:
+        sizes = f"{size} samples and {labels} targets"
         raise ValueError(f"{name} must have at least one sample and a target for each, got {sizes}")
-    return len(inputs)
+    return size
+
+
+def micro_batches(inputs: Tensor, targets: Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batch in pieces of ``size`` samples, the last one smaller where that does not divide it."""
+    if size >= len(inputs):
+        return [(inputs, targets)]
+    return zip(inputs.split(size), targets.split(size), strict=True)
 
 
 def sample_losses(model: nn.Module, loss, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -41,8 +49,10 @@ def gradients_of(value: Tensor, parameters: Sequence[Tensor]) -> Gradients:
 
 def joint_norm(gradients: Gradients) -> float:
     """The Euclidean norm of all gradients together."""
-    norms = [g.norm() for g in gradients if g is not None]
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm().item() if norms else 0.0
+    norms = [torch.linalg.vector_norm(g) for g in gradients if g is not None]
+    if not norms:
+        return 0.0
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms])).item()
 
 
 def times(gradients: Gradients, parameters: Sequence[Tensor]) -> Gradients:
@@ -59,23 +69,29 @@ def added(total: Tensor | None, gradient: Tensor | None, share: float) -> Tensor
     return gradient if share == 1 else gradient * share
 
 
-@contextmanager
-def moved(parameters: Sequence[Tensor], directions: Gradients, scales: Sequence[float]) -> Iterator[None]:
-    """The parameters at θ + scale · direction, each with its scale; afterwards, or after an error, the old bits.
+def displaced(parameters: Sequence[Tensor], directions: Gradients, scales: Sequence[float]) -> list[Tensor]:
+    """θ + scale · direction, each parameter with its scale, in new memory; a None in ``directions`` moves nothing."""
+    return [
+        p.data if d is None or not scale else torch.add(p.data, d, alpha=scale)
+        for p, d, scale in zip(parameters, directions, scales, strict=True)
+    ]
 
-    Sums are not undone by subtraction, which would round.  A None in ``directions`` moves nothing.
+
+@contextmanager
+def moved(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """The parameters at these values; afterwards, or after an error, at the old ones.
+
+    Each parameter lends its name to other memory and gets its own back, which nobody wrote to: the old bits without
+    a copy.  What else shares that memory, such as a view made before, does not move.
     """
-    moves = [(p, d, s) for p, d, s in zip(parameters, directions, scales, strict=True) if d is not None and s]
-    before = [p.detach().clone() for p, _, _ in moves]
+    before = [p.data for p in parameters]
     try:
-        with torch.no_grad():
-            for parameter, direction, scale in moves:
-                parameter.add_(direction, alpha=scale)
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value
         yield
     finally:
-        with torch.no_grad():
-            for (parameter, _, _), value in zip(moves, before, strict=True):
-                parameter.copy_(value)
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.data = value
 
 
 @contextmanager

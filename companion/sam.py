@@ -66,7 +66,8 @@ class SAM(torch.optim.Optimizer):
     -----
     A learning-rate scheduler takes this object as it takes the base optimizer.  Both passes over a
     micro-batch see the same dropout masks; buffers (the running statistics of batch normalization)
-    change once.  Source: ``msharp``; normalization and groups as in Foret et al. (2021), the adaptive
+    change once.  At the perturbed point the parameters are in other memory: a view of one, made before the
+    step, does not see it.  Source: ``msharp``; normalization and groups as in Foret et al. (2021), the adaptive
     variant as in Kwon et al. (2021).
     """
 
@@ -130,87 +131,85 @@ class SAM(torch.optim.Optimizer):
         size = passes.checked_batch("inputs", inputs, targets)
         if perturbation_batch is not None:
             passes.checked_batch("perturbation_batch", *perturbation_batch)
-        parameters, displacement = self._trainable(), None
-        micro = min(self.micro_batch_size or size, size)
-        value, mean = 0.0, [None] * len(parameters)
-        self.zero_grad()  # or their memory would be held through all passes
+        parameters, perturbed = self._trainable(), None
+        value, mean = None, [None] * len(parameters)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None  # or its memory would be held through all passes
         with kept_buffers(self.model, only_on_error=True), torch.enable_grad():
             if perturbation_batch is not None:
-                displacement = self._aside(loss, *perturbation_batch, parameters)
-            for batch in zip(inputs.split(micro), targets.split(micro), strict=True):
-                one, gradients = self._micro_step(loss, *batch, parameters, displacement)
+                perturbed = self._aside(loss, *perturbation_batch, parameters)
+            for batch in passes.micro_batches(inputs, targets, self.micro_batch_size or size):
+                one, gradients = self._micro_step(loss, *batch, parameters, perturbed)
                 share = len(batch[0]) / size
-                value = value + share * one
+                value = passes.added(value, one, share)
                 mean = [passes.added(total, g, share) for total, g in zip(mean, gradients, strict=True)]
-            self._finite_norm(mean, "gradient at the perturbed parameters")
+            self._finite("gradient at the perturbed parameters", passes.joint_norm(mean))
         for parameter, gradient in zip(parameters, mean, strict=True):
             parameter.grad = gradient
         self.base.step()
         self.steps += 1
         return value
 
-    def _aside(self, loss, inputs, targets, parameters) -> tuple[Gradients, list[float]]:
-        """The displacement by the gradient of other samples, whose passes leave buffers and randomness alone."""
+    def _aside(self, loss, inputs, targets, parameters) -> list[Tensor]:
+        """The values that other samples perturb to; their passes leave buffers and randomness alone."""
         randomness = passes.Randomness(inputs.device)
         with kept_buffers(self.model):
-            _, gradients = self._ascent(loss, inputs, targets, parameters)
+            _, perturbed = self._climb(loss, inputs, targets, parameters)
         randomness.replay()
-        return self._displacement(gradients, parameters)
+        return perturbed
 
-    def _micro_step(self, loss, inputs, targets, parameters, displacement) -> tuple[Tensor, Gradients]:
-        """The loss of one micro-batch, and its gradient at the perturbed point."""
-        if displacement is not None:
-            with passes.moved(parameters, *displacement):
-                losses = self._losses(loss, inputs, targets, "perturbed parameters")
-                return losses.detach().mean(), passes.gradients_of(losses.mean(), parameters)
+    def _micro_step(self, loss, inputs, targets, parameters, perturbed) -> tuple[Tensor, Gradients]:
+        """The mean loss of one micro-batch, and its gradient at the perturbed point."""
+        if perturbed is not None:
+            with passes.moved(parameters, perturbed):
+                _, there = self._losses(loss, inputs, targets, "perturbed parameters")
+                return there.detach(), passes.gradients_of(there, parameters)
         randomness = passes.Randomness(inputs.device)
-        losses, gradients = self._ascent(loss, inputs, targets, parameters)
-        displacement = self._displacement(gradients, parameters)
+        value, perturbed = self._climb(loss, inputs, targets, parameters)
         randomness.replay()
-        with kept_buffers(self.model), passes.moved(parameters, *displacement):
-            perturbed = self._losses(loss, inputs, targets, "perturbed parameters")
-            return losses.mean(), passes.gradients_of(perturbed.mean(), parameters)
+        with kept_buffers(self.model), passes.moved(parameters, perturbed):
+            _, there = self._losses(loss, inputs, targets, "perturbed parameters")
+            return value, passes.gradients_of(there, parameters)
 
-    def _ascent(self, loss, inputs, targets, parameters) -> tuple[Tensor, Gradients]:
-        """The losses at θ, without a graph, and the gradient to perturb with."""
-        losses = self._losses(loss, inputs, targets, "parameters")
-        return losses.detach(), passes.gradients_of(losses.mean(), parameters)
-
-    def _losses(self, loss, inputs, targets, where: str) -> Tensor:
-        losses = passes.sample_losses(self.model, loss, inputs, targets)
-        worst = losses.detach().sum()
-        if not torch.isfinite(worst):
-            for name, values in (("inputs", inputs), ("targets", targets)):
-                bad = values[~torch.isfinite(values)]
-                if bad.numel():
-                    raise ValueError(f"{name} must be finite, got {bad[0].item()} at step {self.steps}")
-            raise self._diverged(f"loss at the {where}", worst.item())
-        return losses
-
-    def _trainable(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-
-    def _displacement(self, gradients: Gradients, parameters: list[Tensor]) -> tuple[Gradients, list[float]]:
-        """ρd for every parameter as a direction and its scale: g and ρ/‖g‖, or for ASAM θ²g and ρ/‖θg‖."""
+    def _climb(self, loss, inputs, targets, parameters) -> tuple[Tensor, list[Tensor]]:
+        """The mean loss at θ, and θ + ρd: along g by ρ/‖g‖, or for ASAM along θ²g by ρ/‖θg‖."""
+        value, gradients = self._ascent(loss, inputs, targets, parameters)
         rhos = [group["rho"] for group in self.param_groups for p in group["params"] if p.requires_grad]
         if self.adaptive:
             gradients = passes.times(gradients, parameters)
-        norm = self._finite_norm(gradients, "gradient at the parameters")
+        norm = self._finite("gradient at the parameters", passes.joint_norm(gradients))
         if self.adaptive:
             gradients = passes.times(gradients, parameters)
         if self.normalize:
             rhos = [rho / norm if norm else 0.0 for rho in rhos]
-        return gradients, rhos
+        return value, passes.displaced(parameters, gradients, rhos)
 
-    def _finite_norm(self, gradients: Gradients, what: str) -> float:
-        norm = passes.joint_norm(gradients)
-        if not math.isfinite(norm):
-            raise self._diverged(what, norm)
-        return norm
+    def _ascent(self, loss, inputs, targets, parameters) -> tuple[Tensor, Gradients]:
+        """The mean loss at θ, without a graph, and the gradient to perturb with."""
+        _, mean = self._losses(loss, inputs, targets, "parameters")
+        return mean.detach(), passes.gradients_of(mean, parameters)
 
-    def _diverged(self, what: str, value: float) -> ValueError:
+    def _losses(self, loss, inputs, targets, where: str) -> tuple[Tensor, Tensor]:
+        """The loss of each sample, and their mean, which is finite."""
+        losses = passes.sample_losses(self.model, loss, inputs, targets)
+        mean = losses.mean()
+        if not math.isfinite(mean.item()):
+            for name, values in (("inputs", inputs), ("targets", targets)):
+                bad = values[~torch.isfinite(values)]
+                if bad.numel():
+                    raise ValueError(f"{name} must be finite, got {bad[0].item()} at step {self.steps}")
+        self._finite(f"loss at the {where}", mean.item())
+        return losses, mean
+
+    def _trainable(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _finite(self, what: str, value: float) -> float:
+        if math.isfinite(value):
+            return value
         lr, rho = (max(float(group[name]) for group in self.param_groups) for name in ("lr", "rho"))
-        return ValueError(f"the {what} became {value} at step {self.steps}; lower lr = {lr:g} or rho = {rho:g}")
+        raise ValueError(f"the {what} became {value} at step {self.steps}; lower lr = {lr:g} or rho = {rho:g}")
 
     def add_param_group(self, param_group: dict) -> None:
         """As for ``torch.optim``; the group may have its own ``rho``."""
@@ -277,15 +276,13 @@ class RWSAM(SAM):
     def _ascent(self, loss, inputs, targets, parameters) -> tuple[Tensor, Gradients]:
         if self.eta == 0:
             return super()._ascent(loss, inputs, targets, parameters)
-        # Before the pass at θ: moving parameters in place would spoil the graph that its gradient needs.
+        # Before the pass at θ, which then draws the same dropout masks.
         probe = {"delta": self.delta, "probes": self.probes, "generator": self.generator}
         shifted = shifted_losses(self.model, loss, inputs, targets, parameters, **probe)
-        losses = self._losses(loss, inputs, targets, "parameters")
-        plain = losses.detach()
-        if not torch.isfinite(shifted.sum()):
-            raise self._diverged(f"loss at a distance delta = {self.delta:g}", shifted.sum().item())
-        weights = gibbs_weights(norms_from_losses(plain, shifted, self.delta), self.eta)
-        return plain, passes.gradients_of(weights @ losses, parameters)
+        losses, mean = self._losses(loss, inputs, targets, "parameters")
+        self._finite(f"loss at a distance delta = {self.delta:g}", shifted.mean().item())
+        weights = gibbs_weights(norms_from_losses(losses.detach(), shifted, self.delta), self.eta)
+        return mean.detach(), passes.gradients_of(weights @ losses, parameters)
 
     def state_dict(self) -> dict:
         """As for :class:`SAM`, with the state of the generator."""

@@ -85,6 +85,24 @@ def test_signs_are_fair_independent_and_repeatable():
     assert torch.equal(again[0].flatten().double(), signs[0, :2107]) and again[2].dtype == torch.float64
 
 
+def test_every_two_signs_are_independent_and_no_bit_is_left_out():
+    generator = seeded(6)
+    draws = torch.stack([random_signs([torch.zeros(150)], generator)[0] for _ in range(4000)]).double()
+    assert draws.mean(0).abs().max() < 5 / 4000**0.5
+    products = draws.T @ draws / 4000 - torch.eye(150).double()
+    assert products.abs().max() < 5 / 4000**0.5  # the largest of 11 175, each with a standard error of 1/√4000
+
+
+def test_an_estimate_leaves_parameters_in_their_memory_even_after_an_error():
+    model, data = small(), batch()
+    before = [(p.data_ptr(), p.detach().clone()) for p in model.parameters()]
+    gradient_norm_estimates(model, LOSS, *data, probes=2, generator=seeded())
+    with pytest.raises(ValueError, match=r"^loss must return a value a sample"):
+        gradient_norm_estimates(model, nn.CrossEntropyLoss(), *data, generator=seeded())
+    for p, (memory, value) in zip(model.parameters(), before, strict=True):
+        assert p.data_ptr() == memory and torch.equal(p.detach(), value)
+
+
 def test_weights_are_the_gibbs_law():
     norms = torch.tensor([1.0, 3.0, 2.0]).double()
     for relative, scale in ((True, 2.0), (False, 1.0)):

@@ -92,6 +92,11 @@ def test_micro_batches_are_perturbed_each_by_its_own_gradient():
     torch.testing.assert_close(vector(model), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_the_loss_returned_is_the_mean_over_micro_batches_of_any_size():
+    value = SAM(small(), lr=0.1, micro_batch_size=5).step(LOSS, *batch())
+    assert value.item() == pytest.approx(LOSS(small()(batch()[0]), batch()[1]).mean().item(), rel=1e-14)
+
+
 @pytest.mark.parametrize("size", [12, 50])
 def test_one_micro_batch_is_sam(size):
     one, other = small(), small()
@@ -260,3 +265,35 @@ def test_where_the_gradient_vanishes_nothing_moves():
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
     value = SAM(model, lr=0.1).step(nn.MSELoss(reduction="none"), batch()[0], torch.zeros(12, 3).double())
     assert value == 0 and not vector(model).any()
+
+
+def test_gradients_from_before_the_step_do_not_count():
+    one, other = small(), small()
+    one[0].bias.grad = torch.ones(6).double()
+    for model, optimizer in ((one, SAM(one, lr=0.1)), (other, SAM(other, lr=0.1))):
+        model[0].bias.requires_grad_(False)  # held by the optimizer still
+        optimizer.step(LOSS, *batch())
+    assert torch.equal(vector(one), vector(other)) and one[0].bias.grad is None
+
+
+@pytest.mark.parametrize("make", [SAM, lambda *a, **k: RWSAM(*a, generator=seeded(), **k)])
+def test_parameters_keep_their_memory(make):
+    model = small()
+    views = [p.detach().view(-1) for p in model.parameters()]
+    make(model, lr=0.1, rho=0.3, micro_batch_size=5).step(LOSS, *batch())
+    assert torch.equal(torch.cat(views), vector(model)) and not torch.equal(vector(model), vector(small()))
+
+
+@pytest.mark.parametrize("make", [SAM, lambda *a, **k: RWSAM(*a, generator=seeded(), **k)])
+def test_a_gradient_at_the_perturbed_parameters_that_is_not_finite_leaves_no_trace(make):
+    model = small()
+    start, memory = vector(model), [p.data_ptr() for p in model.parameters()]
+
+    def loss(outputs, labels):  # √(x²) at x = 0 has the derivative 0/0
+        losses = LOSS(outputs, labels)
+        moved = not torch.equal(vector(model), start) and torch.is_grad_enabled()  # and not the probe of RW-SAM
+        return losses + (0 * outputs[:, 0]).square().sqrt() if moved else losses
+
+    with pytest.raises(ValueError, match=r"^the gradient at the perturbed parameters became nan at step 0; lower lr"):
+        make(model, lr=0.1, rho=0.3).step(loss, *batch())
+    assert torch.equal(vector(model), start) and [p.data_ptr() for p in model.parameters()] == memory
