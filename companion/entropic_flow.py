@@ -8,9 +8,9 @@ candidates for that motion, both in the time τ = n λ²/(4B) after n steps of b
 - "sgd": dθ/dτ = -2 P ∂³U[C], where HC + CH = D is the covariance C of SGD around the minimum in
   units of λ/B: SGD itself in the limit λ → 0.
 
-Every sample's loss is unchanged by W_l → A W_l, W_{l+1} → W_{l+1} A⁻¹.  The two therefore have equal
-components along the orbits of symmetric A; they are one flow if H and D commute (isotropic label
-noise, for one), and for a single hidden unit, but not otherwise.
+Every sample's loss is unchanged by W_l → Γ W_l, W_{l+1} → W_{l+1} Γ⁻¹.  The two therefore have equal
+components along the orbits of symmetric Γ.  They are one flow where H and D commute (isotropic label
+noise, for one) and VΣ_x^½ ≠ 0, and for a single hidden unit; in general not otherwise.
 """
 
 from collections.abc import Sequence

@@ -69,8 +69,8 @@ class TwoLayerLinear:
 def hessian_trace(model: TwoLayerLinear, weights: Sequence) -> float | np.ndarray:
     """tr H of the mean loss: 2[d_y tr(W₁Σ_xW₁ᵀ) + ‖W₂‖² tr Σ_x] for two layers.
 
-    For D layers it is 2 Σ_l ‖B_l‖² tr(A_lΣ_xA_lᵀ), with f = B_l W_l A_l.  The network is linear in
-    each layer, so this holds at every point, not only at minima.
+    For D layers it is 2 Σ_l ‖W_{>l}‖² tr(W_{<l}Σ_xW_{<l}ᵀ), with f = W_{>l} W_l W_{<l} x.  The network
+    is linear in each layer, so this holds at every point, not only at minima.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ def hessian_trace(model: TwoLayerLinear, weights: Sequence) -> float | np.ndarra
 def gradient_fluctuation(model: TwoLayerLinear, weights: Sequence) -> float | np.ndarray:
     """E‖∇ℓ‖² of one sample at a minimum: 4[tr Σ_ε tr(W₁Σ_xW₁ᵀ) + tr Σ_x tr(W₂ᵀΣ_εW₂)] for two layers.
 
-    For D layers it is 4 Σ_l tr(B_lᵀΣ_εB_l) tr(A_lΣ_xA_lᵀ).  As the mean gradient is zero there, it
-    is the trace of the gradient covariance.  At other points the formula is the part that the label
+    For D layers it is 4 Σ_l tr(W_{>l}ᵀΣ_εW_{>l}) tr(W_{<l}Σ_xW_{<l}ᵀ).  As the mean gradient is zero there,
+    it is the trace of the gradient covariance.  At other points the formula is the part that the label
     noise causes, and the residual (V - f) x adds to it.
 
     Arguments, errors and source as for :func:`hessian_trace`; in units of squared loss over
@@ -161,7 +161,7 @@ def _product(layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _surroundings(model: TwoLayerLinear, layers: Sequence[np.ndarray]):
-    """(B_l, A_l) of each layer, the products of the layers after and before it."""
+    """(W_{>l}, W_{<l}) of each layer, the products of the layers after and before it."""
     outputs, inputs = model.teacher.shape
     for i in range(len(layers)):
         yield _product([*layers[i + 1 :], np.eye(outputs)]), _product([np.eye(inputs), *layers[:i]])

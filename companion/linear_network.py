@@ -63,11 +63,14 @@ def least_fluctuation_minimum(model: TwoLayerLinear) -> Minimum:
     ValueError
         If M has a lower rank than VΣ_x^½: then some part of the teacher has no label noise, the
         least fluctuation is approached only as W₂ grows without bound, and the sharpness with it.
+        Also if an eigenvalue of Σ_ε is below 1e-12 of the largest and yet above rounding: Σ_ε^½ would
+        lose it, though the sharpness depends on it.  One that rounding could have made counts as zero.
 
     Notes
     -----
     ``solvable`` theorem 1, reconstructed.
     """
+    _refuse_lost_noise(model.noise_covariance)
     signal = model.teacher @ model.input_root
     if not signal.any():
         return _minimum(model, np.zeros((model.width, signal.shape[1])), np.zeros((signal.shape[0], model.width)))
@@ -137,6 +140,18 @@ def random_minimum(
         layers.append(scale * generator.standard_normal((after, before)) / np.sqrt(after))
         product = layers[-1] @ product
     return (*layers, model.teacher @ np.linalg.pinv(product))
+
+
+def _refuse_lost_noise(noise: np.ndarray) -> None:
+    """A ValueError if Σ_ε has eigenvalues that its root drops and that rounding cannot have made."""
+    values = np.linalg.eigvalsh(noise)
+    parts = values / max(values[-1], np.finfo(float).tiny)
+    lost = (parts > 8 * len(parts) * np.finfo(float).eps) & (parts <= RANK_TOLERANCE)
+    if lost.any():
+        raise ValueError(
+            f"noise_covariance must have eigenvalues of zero or above {RANK_TOLERANCE:g} of the largest, "
+            f"got one of {parts[lost][0]:.3g} of it"
+        )
 
 
 def _minimum(model: TwoLayerLinear, encoded: np.ndarray, second: np.ndarray) -> Minimum:

@@ -1,6 +1,7 @@
 """companion/experiments/fisher*.py: the smoke profile end to end, identities that must hold in it, the tables."""
 
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from torch import nn
 
 from companion.experiments.experiment import Workplace
 from companion.experiments.fisher import EXPERIMENTS, build, perform, perform_together
-from companion.experiments.fisher_analysis import READINGS, at_base, report
+from companion.experiments.fisher_analysis import (
+    READINGS,
+    at_base,
+    halfway,
+    log_ratio,
+    logged,
+    ranks,
+    report,
+    sharing,
+    temperature_exponent,
+)
 from companion.experiments.fisher_measures import adam_adjusted, ratio, second_moments
 from companion.experiments.fisher_settings import DIGITS, cifar_settings, mnist_settings, shared
 
@@ -146,3 +157,71 @@ def test_the_laptop_profile_is_the_papers_protocol_on_mnist():
     assert all((s.epochs, s.log_every, s.train_size, s.widths) == (20, 5, 60_000, (256, 256)) for s in laptop)
     assert len({s.learning_rate for s in laptop if s.optimizer == "sgd"}) == 4
     assert {e.name for e in EXPERIMENTS} == {"fisher-mnist", "fisher-cifar"}
+
+
+def law(seed, batch_size, rate, epoch, factor=1.0):
+    """A record in which S_R = 1000 (λ n)^-2 T^-0.5, times a factor of its own."""
+    time, temperature = rate * epoch * (96 // batch_size), rate / batch_size
+    entry = {"epoch": epoch, "trace": 1000 * time**-2 * temperature**-0.5 * factor, "test_accuracy": 0.9}
+    settings = {"seed": seed, "batch_size": batch_size, "learning_rate": rate, "train_size": 100}
+    return {"settings": settings, "result": {"epochs": [entry]}}
+
+
+def test_logged_epochs_carry_temperature_and_training_time():
+    (row,) = logged([law(0, 32, 0.1, 5), {"settings": {}, "result": {"epochs": [], "diverged": "yes"}}])
+    assert row["temperature"] == pytest.approx(0.1 / 32)
+    assert row["time"] == pytest.approx(0.1 * 5 * 3) and row["epoch"] == 5 and row["train_size"] == 100
+
+
+def test_rows_are_compared_only_across_temperatures():
+    rows = [{"time": time, "temperature": t} for time, t in ((1.0, 1), (1.01, 2), (1.0201, 3), (5.0, 1), (5.0, 1))]
+    assert sharing(rows, "time", 0.015) == [rows[:2]]
+    assert sharing(rows, "time", 0.03) == [rows[:3]]
+    assert sharing(rows, "time") == []
+
+
+def test_exponent_tells_temperature_from_training_time():
+    """At equal time it is the law's own, -0.5; at equal epochs, where time is T times a constant, -2.5."""
+    runs = [law(seed, b, rate, 4, 2.0**seed) for seed in (0, 1) for b, rate in ((32, 0.1), (16, 0.1), (32, 0.05))]
+    runs += [law(seed, 32, 0.05, 8, 2.0**seed) for seed in (0, 1)]
+    rows = logged(runs)
+    at_time = temperature_exponent(rows, lambda row: row["trace"], "time")
+    at_epoch = temperature_exponent(rows, lambda row: row["trace"], "epoch")
+    assert at_time.value == pytest.approx(-0.5) and at_time.runs == 2 and at_time.error == pytest.approx(0, abs=1e-9)
+    assert at_epoch.value == pytest.approx(-2.5)
+    with pytest.raises(ValueError, match="two temperatures at one time for every seed, got none for seed 1"):
+        temperature_exponent(rows[:3] + rows[-2:], lambda row: row["trace"], "time")
+
+
+def test_halfway_goes_with_the_epoch_it_was_measured_at(results):
+    rows = halfway([*records(results), {"settings": {}, "result": {"epochs": [], "diverged": "yes"}}])
+    assert len(rows) == len(results)
+    for row, (settings, result) in zip(rows, results.items(), strict=True):
+        assert row["epoch"] == settings.epochs // 2 == 1 and row["seed"] == settings.seed
+        assert row["train_loss"] == result["epochs"][0]["train_loss"]
+        assert row["cosine"] == result["alignment"]["cosine"]
+
+
+def test_log_ratio_by_hand():
+    upper, lower = ([{"trace": value} for value in values] for values in ((2.0, 8.0), (1.0, 4.0)))
+    found = log_ratio(upper, lower, lambda row: row["trace"])
+    assert found.value == pytest.approx(log(2)) and found.runs == 4
+    assert found.error == pytest.approx(log(2) * 2**0.5)  # each mean: half of log 4
+    assert log_ratio(upper, lower[:1], lambda row: row["trace"]).error is None
+
+
+def test_ranks_put_the_error_first_and_chance_nowhere():
+    source = torch.Generator().manual_seed(1)
+    errors, chance = torch.rand(30, generator=source).tolist(), torch.rand(30, generator=source).tolist()
+    rows = [{"test_accuracy": 1 - error, "chance": other} for error, other in zip(errors, chance, strict=True)]
+    measures = {
+        "error": lambda row: 1 - row["test_accuracy"],
+        "accuracy": lambda row: row["test_accuracy"],
+        "chance": lambda row: row["chance"],
+    }
+    found = ranks(rows, measures, draws=500)
+    assert found["error"] == pytest.approx((1, 1, 1)) and found["accuracy"] == pytest.approx((-1, -1, -1))
+    value, low, high = found["chance"]
+    assert low < 0 < high and low < value < high and high - low < 1
+    below = ranks(rows, measures, against="error", draws=500)
+    assert below["error"] == (0, 0, 0) and below["chance"] == pytest.approx((value - 1, low - 1, high - 1))

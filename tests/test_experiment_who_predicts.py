@@ -16,7 +16,7 @@ from companion.experiments import who_predicts, who_predicts_analysis, who_predi
 from companion.experiments.experiment import Workplace, content_hash
 from companion.experiments.who_predicts_analysis import LABELS, SHOWN, difference, networks, ranking, tau
 from companion.experiments.who_predicts_bounds import diagonal_kl, pac_bayes_bounds
-from companion.experiments.who_predicts_report import one_protocol, report
+from companion.experiments.who_predicts_report import forest_figure, one_protocol, report
 from companion.experiments.who_predicts_shift import shift_measures
 from companion.fisher import fisher_matrix
 from companion.hessian import hessian_matrix
@@ -219,7 +219,7 @@ def test_tau_is_scipys_with_ties_and_in_every_bootstrap_draw():
     generator = np.random.default_rng(3)
     values, errors = generator.integers(0, 8, 30), generator.integers(0, 10, 30)
     assert tau(values, errors)[0] == pytest.approx(kendalltau(values, errors).statistic)
-    weights = who_predicts_analysis._weights(30, 5, 0)
+    weights = who_predicts_analysis.bootstrap_weights(30, 5, 0)
     assert weights.sum(axis=1).tolist() == [30] * 5
     expected = [kendalltau(*(np.repeat(v, w.astype(int)) for v in (values, errors))).statistic for w in weights]
     np.testing.assert_allclose(tau(values, errors, weights=weights), expected)
@@ -261,6 +261,19 @@ def test_report_of_some_records(records, count):
     assert all(len(row) == len(table.columns) for table in made.tables for row in table.rows)
     for figure in made.figures.values():
         assert isinstance(figure(), Figure)
+
+
+def test_forest_has_a_row_a_measure_and_a_series_a_ranking():
+    generator = np.random.default_rng(0)
+    rows = [{"seed": k, "test_error": k, "attack": k % 2, "keskar": -k, "norm": generator.random()} for k in range(20)]
+    ranks = ranking(rows, ("keskar", "norm", "attack"))
+    figure = forest_figure({"one": {"all": ranks, "again": ranks[::-1]}, "two": {"all": ranks}})
+    first, second = figure.axes
+    names = [label.get_text() for label in first.get_yticklabels()]
+    assert names == ["size of the attack set", "Keskar, box", "|θ|"]  # the best measure on top
+    assert [len(panel.containers) for panel in (first, second)] == [2, 1]
+    at, height = first.containers[0][0].get_data()
+    assert list(at) == [rank.tau for rank in ranks[:2]] and [round(y) for y in height] == [2, 1]
 
 
 def test_report_takes_one_protocol(records):

@@ -6,8 +6,8 @@ import torch
 from linear_models import random_model
 
 from companion.entropic_flow import balance_drift, entropic_flow, slow_drift
-from companion.linear_network import gradient_fluctuation, hessian_trace, random_minimum, residual
-from companion.linear_sgd import sgd_paths
+from companion.linear_network import TwoLayerLinear, gradient_fluctuation, hessian_trace, random_minimum, residual
+from companion.linear_sgd import resting_minimum, sgd_paths
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,24 @@ def test_bad_runs_are_refused(change, message):
         given["every"] = 200
     with pytest.raises(ValueError, match=f"^{message}"):
         sgd_paths(model, weights, **given)
+
+
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("model", "rate", "depth", "message"),
+    [
+        (TwoLayerLinear(EYE, EYE), -0.1, 2, "learning_rate must not be negative, got -0.1"),
+        (TwoLayerLinear(EYE, EYE), 0.1, 1, "depth must be at least 2, got 1"),
+        (TwoLayerLinear(EYE, EYE), 0.6, 2, "learning_rate must be smaller: no stable minimum at rest found at 0.6"),
+        (TwoLayerLinear(EYE, EYE, width=3), 0.1, 2, r"teacher must be diagonal of shape \(3, 3\)"),
+        (TwoLayerLinear([[1, 0.1], [0, 1]], EYE), 0.1, 2, r"teacher must be diagonal of shape \(2, 2\)"),
+        (TwoLayerLinear(EYE, [[1, 0.1], [0.1, 1]]), 0.1, 2, r"noise_covariance must be diagonal of shape \(2, 2\)"),
+        (TwoLayerLinear(EYE, EYE, [[1, 0.1], [0.1, 1]]), 0.1, 2, r"input_covariance must be diagonal of shape"),
+        (TwoLayerLinear(np.diag([1, -1.0]), EYE), 0.1, 2, r"teacher must have a positive diagonal, got \[1.0, -1.0\]"),
+    ],
+)
+def test_bad_resting_minima_are_refused(model, rate, depth, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        resting_minimum(model, rate, depth=depth)

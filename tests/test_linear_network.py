@@ -258,6 +258,16 @@ def test_singular_noise():
     assert hessian_trace(singular, (first, second)) == pytest.approx(minimum.sharpness + 18, rel=1e-12)
 
 
+def test_noise_too_small_for_its_root_is_refused_and_rounding_is_not():
+    least = lambda part: least_fluctuation_minimum(TwoLayerLinear(np.eye(2), np.diag([part, 1.0]))).sharpness  # noqa: E731
+    assert least(1e-11) / least(1e-9) == pytest.approx(10, rel=1e-3)  # so it must not be taken for zero
+    for part in (1e-14, 1e-12):
+        with pytest.raises(ValueError, match=r"^noise_covariance must have eigenvalues of zero or above 1e-12 of the"):
+            least(part)
+    spare = lambda part: TwoLayerLinear([[1.0, 0.0], [0.3, 1.0], [0.0, 1.0]], np.diag([part, 1.0, 1.0]))  # noqa: E731
+    assert least_fluctuation_minimum(spare(1e-16))[1:] == least_fluctuation_minimum(spare(0))[1:]
+
+
 def test_no_teacher_no_weights():
     minimum = least_fluctuation_minimum(TwoLayerLinear(np.zeros((2, 3)), np.eye(2)))
     assert minimum[1:] == (0, 0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from linear_models import random_model
+from scipy.linalg import solve_discrete_lyapunov
 
 from companion.entropic_flow import entropic_flow
 from companion.linear_network import (
@@ -14,7 +15,7 @@ from companion.linear_network import (
     random_minimum,
     residual,
 )
-from companion.linear_sgd import sgd_paths
+from companion.linear_sgd import resting_minimum, sgd_paths
 
 
 def copies(weights, runs):
@@ -94,3 +95,61 @@ def test_sgd_follows_its_flow_in_its_time():
     limit, error = 2 * means[1] - means[0], np.hypot(2 * errors[1], errors[0])
     assert error < 0.05
     assert abs(limit - flow.sharpness[-1]) < 4 * error
+
+
+# ---- where it rests ---------------------------------------------------------------------------------
+
+
+DIAGONAL = TwoLayerLinear(np.diag([1.3, 0.6]), np.diag([0.3, 1.8]), np.diag([0.7, 1.5]))
+
+
+def around(layers):
+    """The products of the layers before and after each layer."""
+    before, after = [np.eye(layers[0].shape[1])], [np.eye(len(layers[-1]))]
+    for layer, last in zip(layers[:-1], layers[:0:-1], strict=True):
+        before.append(layer @ before[-1])
+        after.append(after[-1] @ last)
+    return before, after[::-1]
+
+
+def imbalance_drifts(model, layers, rate):
+    """Mean changes of W_lW_lᵀ - W_{l+1}ᵀW_{l+1} in units of 4λT as T → 0: the misfit's law by a dense Lyapunov solver.
+
+    To first order a step takes the misfit δ (rows first, in units of Σ_x^½) to (I - 2λK)δ + 2λKn.
+    """
+    (before, after), root = around(layers), model.input_root
+    gain = sum(np.kron(w @ w.T, root @ v.T @ v @ root) for v, w in zip(before, after, strict=True))
+    noise, eye = np.kron(model.noise_covariance, np.eye(len(root))), np.eye(len(gain))
+    misfit = solve_discrete_lyapunov(eye - 2 * rate * gain, 4 * rate**2 * gain @ noise @ gain)
+    size = (*model.teacher.shape, *model.teacher.shape)
+    moments = np.einsum("iajb,ac,bd->icjd", (noise + misfit).reshape(size), root, root)
+    pairs = zip(after[:-1], before[:-1], after[1:], before[1:], strict=True)
+    return [
+        np.einsum("ik,iajb,ab,jm->km", w, moments, v.T @ v, w)
+        - np.einsum("ka,iajb,ij,mb->km", v1, moments, w1 @ w1.T, v1)
+        for w, v, w1, v1 in pairs
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.02, 0.08])
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_imbalances_rest_at_the_resting_minimum(depth, rate):
+    layers = resting_minimum(DIAGONAL, rate, depth=depth)
+    assert len(layers) == depth and residual(DIAGONAL, layers) < 1e-24
+    for drift in imbalance_drifts(DIAGONAL, layers, rate):
+        np.testing.assert_allclose(drift, 0, atol=1e-9)
+    elsewhere = (1.1 * layers[0], layers[1] / 1.1, *layers[2:])
+    assert np.abs(imbalance_drifts(DIAGONAL, elsewhere, rate)).max() > 0.1
+
+
+def test_resting_minimum_tends_to_the_least_fluctuating_one():
+    least = least_fluctuation_minimum(DIAGONAL).sharpness
+    gaps = [hessian_trace(DIAGONAL, resting_minimum(DIAGONAL, rate)) - least for rate in (0, 0.005, 0.01)]
+    assert abs(gaps[0]) < 1e-9 * least
+    assert gaps[2] < -0.02 and gaps[2] / gaps[1] == pytest.approx(2, rel=0.02)
+
+
+def test_isotropic_noise_on_equal_signals_rests_at_the_flattest_minimum_for_every_rate():
+    model = TwoLayerLinear(np.eye(2), np.eye(2))
+    for rate in (0, 0.1, 0.3):
+        np.testing.assert_allclose(resting_minimum(model, rate, depth=3), np.broadcast_to(np.eye(2), (3, 2, 2)))

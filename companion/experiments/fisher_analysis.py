@@ -1,13 +1,15 @@
 """Tables and plots of the ``fisher`` experiments, made of their records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from companion import plots
 from companion.experiments.experiment import Report, Table
 from companion.experiments.fisher_settings import BASE
-from companion.experiments.summaries import Mean, grouped, mean_over
+from companion.experiments.summaries import Mean, grouped, mean_of, mean_over
+from companion.experiments.who_predicts_analysis import tau
 
 # What S_R can have meant: column, Fisher estimate, damping.
 READINGS = {
@@ -145,3 +147,117 @@ def damping_figure(records: Sequence[dict]) -> Figure:
     panels[0].set_ylabel("S_R")
     panels[0].legend(fontsize=8)
     return figure
+
+
+def logged(records: Sequence[dict]) -> list[dict]:
+    """One dict a logged epoch: the run's settings, what was measured, and what follows from the settings.
+
+    ``temperature`` is T = λ/B, and ``time`` is λ times the number of steps so far, of which an epoch has
+    N/B, rounded down.  So ``time`` is T N times the epochs, but for the rounding: after one number of
+    epochs temperature and training time are the same number.  Runs that diverged are left out.
+    """
+    rows = []
+    for record in finished(records):
+        settings = record["settings"]
+        steps = settings["train_size"] // settings["batch_size"]
+        derived = {"temperature": settings["learning_rate"] / settings["batch_size"]}
+        for entry in record["result"]["epochs"]:
+            time = settings["learning_rate"] * steps * entry["epoch"]
+            rows.append({**settings, **entry, **derived, "time": time})
+    return rows
+
+
+def halfway(records: Sequence[dict]) -> list[dict]:
+    """One dict a run that got half-way: its settings, what was measured there, noise against Fisher matrix."""
+    rows = []
+    for record in with_alignment(records):
+        settings, result = record["settings"], record["result"]
+        entry = next(entry for entry in result["epochs"] if entry["epoch"] == settings["epochs"] // 2)
+        rows.append({**settings, **entry, **result["alignment"]})
+    return rows
+
+
+def sharing(rows: Sequence[dict], name: str, tolerance: float = 0.0) -> list[list[dict]]:
+    """The rows in groups of one value of ``name``, or of values that exceed the group's least by ``tolerance`` of it.
+
+    A group with rows of one temperature only compares nothing and is left out.
+    """
+    groups: list[list[dict]] = []
+    for row in sorted(rows, key=lambda row: row[name]):
+        if groups and row[name] <= (1 + tolerance) * groups[-1][0][name]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [group for group in groups if len({row["temperature"] for row in group}) > 1]
+
+
+def temperature_exponent(
+    rows: Sequence[dict], value: Callable[[dict], float], same: str, tolerance: float = 0.0
+) -> Mean:
+    """The exponent b in value ∝ T^b among rows that share something, by least squares in logarithms.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From :func:`logged`.
+    value : callable
+        Of a row; positive.
+    same : str
+        What the rows of a group share, for instance ``"epoch"`` or ``"time"``; every group has a constant
+        factor of its own.
+    tolerance : float, default 0
+        How far, relatively, they may differ in it.
+
+    Returns
+    -------
+    Mean
+        Over seeds, each of which gives one exponent.  ``fisher`` sec. 6.1 has b = -1 for S_R.
+    """
+    exponents = []
+    for seed in sorted({row["seed"] for row in rows}):
+        groups = sharing([row for row in rows if row["seed"] == seed], same, tolerance)
+        if not groups:
+            raise ValueError(f"rows must hold two temperatures at one {same} for every seed, got none for seed {seed}")
+        pairs = [np.log([(row["temperature"], value(row)) for row in group]) for group in groups]
+        centred = np.concatenate([pair - pair.mean(axis=0) for pair in pairs])
+        exponents.append(centred[:, 0] @ centred[:, 1] / (centred[:, 0] @ centred[:, 0]))
+    return mean_of(exponents)
+
+
+def log_ratio(upper: Sequence[dict], lower: Sequence[dict], value: Callable[[dict], float]) -> Mean:
+    """The mean of log value over ``upper`` minus that over ``lower``, for independent runs; its standard error."""
+    above, below = (mean_of(np.log([value(row) for row in rows])) for rows in (upper, lower))
+    error = None if above.error is None or below.error is None else float(np.hypot(above.error, below.error))
+    return Mean(above.value - below.value, error, above.runs + below.runs)
+
+
+def ranks(
+    rows: Sequence[dict],
+    measures: Mapping[str, Callable[[dict], float]],
+    *,
+    against: str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float, float]]:
+    """Kendall's τ of each measure with test error, and its 95 % interval by bootstrap over the rows.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        From :func:`logged`, one a run.
+    measures : mapping
+        By name, a function of a row that should rise with test error.
+    against : str, optional
+        One of the measures: what is returned is then τ minus its τ, over the same draws.
+    draws, seed : int
+        Of the bootstrap.
+    """
+    errors = [1 - row["test_accuracy"] for row in rows]
+    counts = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
+    weights = np.vstack([np.ones(len(rows)), counts])  # the first draw is the sample itself
+    taus = {name: tau([measure(row) for row in rows], errors, weights=weights) for name, measure in measures.items()}
+    base = taus[against] if against is not None else 0.0
+    found = {name: values - base for name, values in taus.items()}
+    return {
+        name: (float(v[0]), *(float(q) for q in np.nanquantile(v[1:], [0.025, 0.975]))) for name, v in found.items()
+    }

@@ -190,13 +190,13 @@ def ranking(
     draws, seed : int
         Bootstrap over networks, the same draws for all measures.
     """
-    weights = _weights(len(rows), draws, seed)
-    samples = np.stack([_taus(rows, key, strata, weights) for key in keys])
+    weights = bootstrap_weights(len(rows), draws, seed)
+    samples = np.stack([taus(rows, key, strata, weights) for key in keys])
     finite = np.where(np.isfinite(samples), samples, -np.inf)
     best = np.bincount(finite.argmax(axis=0)[np.isfinite(finite.max(axis=0))], minlength=len(keys)) / draws
     ranks = []
     for key, sample, share in zip(keys, samples, best, strict=True):
-        value = _taus(rows, key, strata)[0]
+        value = taus(rows, key, strata)[0]
         low, high = np.nanquantile(sample, [0.025, 0.975]) if np.isfinite(sample).any() else (np.nan, np.nan)
         known = int(np.isfinite(_column(rows, key)).sum())
         ranks.append(Rank(key, *(_number(v) for v in (value, low, high)), known, float(share)))
@@ -221,13 +221,14 @@ def difference(
     other_rows = rows if other_rows is None else other_rows
     if [row["seed"] for row in rows] != [row["seed"] for row in other_rows]:
         raise ValueError("other_rows must be the networks of rows, in their order, got others")
-    weights = _weights(len(rows), draws, seed)
-    sample = _taus(rows, one, strata, weights) - _taus(other_rows, other, strata, weights)
-    value = _taus(rows, one, strata)[0] - _taus(other_rows, other, strata)[0]
+    weights = bootstrap_weights(len(rows), draws, seed)
+    sample = taus(rows, one, strata, weights) - taus(other_rows, other, strata, weights)
+    value = taus(rows, one, strata)[0] - taus(other_rows, other, strata)[0]
     return float(value), *(float(q) for q in np.nanquantile(sample, [0.025, 0.975]))
 
 
-def _taus(rows: Sequence[Mapping], key: str, strata: Sequence[str], weights=None) -> np.ndarray:
+def taus(rows: Sequence[Mapping], key: str, strata: Sequence[str], weights=None) -> np.ndarray:
+    """:func:`tau` of a measure of the catalogue, with its sign, within the strata of these settings."""
     groups = [tuple(row[name] for name in strata) for row in rows]
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     errors = [row[ERROR] for row in rows]
@@ -238,7 +239,8 @@ def _column(rows: Sequence[Mapping], key: str) -> np.ndarray:
     return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=float)
 
 
-def _weights(size: int, draws: int, seed: int) -> np.ndarray:
+def bootstrap_weights(size: int, draws: int, seed: int) -> np.ndarray:
+    """How often each of ``size`` networks counts in each draw, shape (draws, size)."""
     if not size:
         return np.zeros((draws, 0))
     return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), draws).astype(float)

@@ -108,6 +108,31 @@ def rescaling_figure(
     return figure
 
 
+def forest_figure(panels: Mapping[str, Mapping[str, Sequence[Rank]]], width: float = 7.0) -> Figure:
+    """τ with its 95 % interval, one row a measure, in the order of the first ranking of the first panel.
+
+    Parameters
+    ----------
+    panels : mapping
+        By the panel's title, rankings of the same measures by what the legend calls them.
+    width : float
+        Of the figure, in inches.
+    """
+    order = [rank.key for rank in reversed(next(iter(next(iter(panels.values())).values())))]
+    size = {"width": width, "height": 1.4 + 0.24 * len(order)}
+    figure, axes = subplots(ncols=len(panels), **size, sharex=True, sharey=True, squeeze=False)
+    for panel, (title, rankings) in zip(axes[0], panels.items(), strict=True):
+        offsets = np.linspace(0.24, -0.24, len(rankings)) if len(rankings) > 1 else [0.0]
+        for (name, ranks), color, offset in zip(rankings.items(), COLORS, offsets, strict=False):
+            _intervals(panel, ranks, order, name, color, offset)
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set(title=title, xlabel="Kendall's τ with test error", xlim=(-1.02, 1.02))
+    axes[0, 0].set_yticks(range(len(order)), [LABELS[key] for key in order], fontsize=8)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, fontsize=8, loc="outside lower center", ncols=len(names))
+    return figure
+
+
 def scatter_figure(
     records: Sequence[Mapping],
     moment: str = "first_fit",
