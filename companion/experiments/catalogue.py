@@ -5,7 +5,7 @@ from importlib import import_module
 
 from companion.experiments.experiment import Experiment
 
-MODULES = ("fisher", "solvable", "msharp", "who_predicts")
+MODULES = ("fisher", "shift", "solvable", "prior", "msharp", "who_predicts")
 
 
 def experiments() -> dict[str, Experiment]:

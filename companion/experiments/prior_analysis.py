@@ -1,0 +1,227 @@
+"""Tables and plots of the ``prior`` experiments, made of their records."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from companion.experiments.experiment import Report, Table
+from companion.plots import subplots
+
+DRAWS = 500  # bootstrap resamples
+MOMENTS = {"fit": "first epoch without error", "level": "equal loss", "late": "after overtraining"}
+# What is to rank test accuracy: each is larger where its paper would have the network generalize better.
+PREDICTORS = {
+    "log10_prior": "log P",
+    "flatness": "flatness",
+    "clean_flatness": "flatness on S",
+    "top_flatness": "1/largest eigenvalue",
+    "product_flatness": "1/product of eigenvalues",
+    "trace_flatness": "1/trace",
+    "low_loss": "1/loss",
+    "like_kernel": "like kernel regression",
+}
+RUN = ("data", "train", "optimizer", "learning_rate", "attack")
+GROUP = ("profile", "data", "train", "optimizer", "learning_rate", "moment")
+
+
+def network_rows(records: Iterable[dict]) -> list[dict]:
+    """One row for each network and moment of ``prior-attack``: settings, accuracy and all predictors.
+
+    Of several profiles' records each row says which; a predictor that was not measured is None.
+    """
+    rows = []
+    for record in records:
+        settings = record["settings"]
+        about = {name: settings[name] for name in RUN}
+        for network in record["result"]["networks"]:
+            for moment, measured in network.items():
+                rows.append({"profile": record.get("profile"), **about, "moment": moment, **_predictors(measured)})
+    return rows
+
+
+def _predictors(measured: dict) -> dict:
+    product = measured.get("log10_product")
+    return {
+        **{name: measured[name] for name in ("accuracy", "epoch", "loss", "sharpness", "first_order", "log10_prior")},
+        "flatness": _inverse(measured["sharpness"]),
+        "clean_flatness": _inverse(measured["clean_sharpness"]),
+        "top_flatness": _inverse(measured.get("top_eigenvalue")),
+        "product_flatness": None if product is None else -product,
+        "trace_flatness": _inverse(measured["trace"]),
+        "low_loss": _inverse(measured["loss"]),
+        "like_kernel": 1 - measured["unlike_kernel"],
+    }
+
+
+def _inverse(value: float | None) -> float | None:
+    return None if value is None or value <= 0 else -math.log10(value)
+
+
+def kendall(x, y, groups=None) -> float:
+    """Kendall's τ_b; with ``groups`` only pairs within a group count.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+    groups : array_like, shape (n,), optional
+
+    Returns
+    -------
+    float
+        NaN where no pair differs in x, or none in y.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    a, b = np.sign(np.subtract.outer(x, x)), np.sign(np.subtract.outer(y, y))
+    if groups is not None:
+        same = np.equal.outer(np.asarray(groups), np.asarray(groups))
+        a, b = a * same, b * same
+    pairs = math.sqrt(float((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / pairs if pairs else math.nan
+
+
+def tau(
+    rows: Sequence[dict], predictor: str, *, target: str = "accuracy", within: bool = False, minus: str = ""
+) -> tuple[float, float, float] | None:
+    """How well a predictor ranks networks by accuracy: Kendall's τ and its 95 % bootstrap interval over networks.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of :func:`network_rows`; those without the predictor are left out.
+    predictor, target : str
+    within : bool, default False
+        Count only pairs of networks with attack sets of one size, between which nothing but chance differs.
+    minus : str, optional
+        A second predictor, whose τ on the same networks is subtracted.
+
+    Returns
+    -------
+    tuple of float, or None
+        None for fewer than four networks, or where all of them are alike.
+    """
+    names = [target, predictor, *([minus] if minus else [])]
+    table = np.array([[row[n] for n in names] for row in rows if all(row[n] is not None for n in names)], dtype=float)
+    sizes = np.array([row["attack"] for row in rows if all(row[n] is not None for n in names)])
+    if len(table) < 4:
+        return None
+
+    def statistic(chosen: np.ndarray) -> float:
+        groups = sizes[chosen] if within else None
+        y, *x = table[chosen].T
+        values = [kendall(one, y, groups) for one in x]
+        return values[0] - values[1] if minus else values[0]
+
+    value, draw = statistic(np.arange(len(table))), np.random.default_rng(0)
+    draws = [statistic(draw.integers(0, len(table), len(table))) for _ in range(DRAWS)]
+    if math.isnan(value) or np.isnan(draws).all():
+        return None
+    return value, *(float(q) for q in np.nanquantile(draws, [0.025, 0.975]))
+
+
+def groups_of(rows: Iterable[dict], names: Sequence[str] = GROUP) -> dict[tuple, list[dict]]:
+    """Rows by the values of these columns, in the order of their first appearance."""
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
+
+
+def mean_and_error(values: Iterable[float | None]) -> str:
+    """Mean ± standard error of the values that there are, as text; "-" for none."""
+    values = np.array([value for value in values if value is not None], dtype=float)
+    if not len(values):
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    return f"{values.mean():.4g} ± {values.std(ddof=1) / math.sqrt(len(values)):.1g}"
+
+
+def _interval(found: tuple[float, float, float] | None) -> str:
+    return "-" if found is None else f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
+
+
+def attack_report(records: Sequence[dict]) -> Report:
+    """Rank correlations by optimizer, data and moment; means by size of the attack set; figures 3 and 4."""
+    rows = network_rows(records)
+    groups = groups_of(rows)
+    columns = (*GROUP, "networks", *PREDICTORS.values())
+    everywhere, within = (
+        [
+            (*key, len(group), *(_interval(tau(group, name, within=inside)) for name in PREDICTORS))
+            for key, group in groups.items()
+        ]
+        for inside in (False, True)
+    )
+    names = ("accuracy", "log10_prior", "flatness", "clean_flatness", "epoch", "loss")
+    means = [
+        (*key, len(group), *(mean_and_error(row[name] for row in group) for name in names))
+        for key, group in groups_of(rows, (*GROUP, "attack")).items()
+    ]
+    tables = (
+        Table("Kendall's τ with test accuracy, over all networks", columns, everywhere),
+        Table("Kendall's τ with test accuracy, within sizes of the attack set", columns, within),
+        Table("Means over networks", (*GROUP, "attack", "networks", *names), means),
+        Table("Networks that reached no error", ("profile", *RUN, "networks"), _fits(records)),
+    )
+    first = [row for row in rows if row["moment"] == "fit"]
+    figures: dict[str, Callable[[], Figure]] = {}
+    for (profile, data, train), group in groups_of(first, ("profile", "data", "train")).items():
+        figures[f"prior-attack-{profile}-{data}-{train}"] = partial(scatter, group)
+    return Report(tables, figures)
+
+
+def _fits(records: Iterable[dict]) -> list[tuple]:
+    return [
+        (r.get("profile"), *(r["settings"][name] for name in RUN),
+         f"{sum('fit' in n for n in r['result']['networks'])} of {len(r['result']['networks'])}")
+        for r in records
+    ]  # fmt: skip
+
+
+def scatter(rows: Sequence[dict], *, predictors: Sequence[str] = ("log10_prior", "flatness")) -> Figure:
+    """Test accuracy against each predictor (rows of panels) for each optimizer and rate (columns).
+
+    The darker a point, the smaller was the attack set.
+    """
+    groups = groups_of(rows, ("optimizer", "learning_rate"))
+    size = {"width": max(3.5, 1.9 * len(groups)), "height": 2.1 * len(predictors) + 0.3}
+    figure, panels = subplots(len(predictors), len(groups), **size, squeeze=False, sharey=True)
+    largest = max(row["attack"] for row in rows) or 1
+    for line, predictor in zip(panels, predictors, strict=True):
+        for panel, ((optimizer, rate), group) in zip(line, groups.items(), strict=True):
+            there = [row for row in group if row[predictor] is not None]
+            values = [[row[predictor] for row in there], [100 * row["accuracy"] for row in there]]
+            shades = [row["attack"] / largest for row in there]
+            panel.scatter(*values, c=shades, cmap="viridis", vmin=0, vmax=1, s=12)
+            panel.set_xlabel({"log10_prior": "log₁₀ P(f)", "flatness": "-log₁₀ sharpness"}.get(predictor, predictor))
+            panel.set_title(f"{optimizer}, λ = {rate:g}" if predictor == predictors[0] else "", fontsize=9)
+        line[0].set_ylabel("test accuracy, %")
+    return figure
+
+
+def label_rows(records: Iterable[dict]) -> list[dict]:
+    """The rows of ``prior-labels`` with their data set."""
+    return [
+        {"profile": r.get("profile"), "data": r["settings"]["data"], **row}
+        for r in records
+        for row in r["result"]["rows"]
+    ]
+
+
+def label_report(records: Sequence[dict]) -> Report:
+    """Accuracy and log P of labels that no network found."""
+    rows = label_rows(records)
+    table = [
+        (
+            *key,
+            len(group),
+            mean_and_error(r["accuracy"] for r in group),
+            mean_and_error(r["log10_prior"] for r in group),
+        )
+        for key, group in groups_of(rows, ("profile", "data", "source", "wrong")).items()
+    ]
+    columns = ("profile", "data", "source", "wrong", "draws", "accuracy", "log10 P")
+    return Report((Table("Labels that no network found", columns, table),))
