@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from companion import plots
 from companion.experiments.shift_collapse import final_rows
@@ -62,7 +63,7 @@ def trend_figure(rows: Sequence[dict], flow_time: float | None = None) -> Figure
                 note = label if time == min(row["time"] for row in rows) else f"{label}, time {time:g}"
                 _means(panel, here, "temperature", name, color=plots.COLORS[color], fmt=marker + style, label=note)
         panel.set(title=title, xlabel="temperature T", xscale="log", yscale="log")
-        panel.legend(fontsize=7)
+        _finish(panel)
     return figure
 
 
@@ -91,7 +92,7 @@ def temperature_figure(records: Sequence[dict]) -> Figure:
     test.set(title="final test loss", xlabel="temperature T", xscale="log")
     course.set(title=f"test loss, B = {middle}", xlabel="time λ · steps", xscale="log")
     for panel in (train, test, course):
-        panel.legend(fontsize=7)
+        _finish(panel)
     return figure
 
 
@@ -112,7 +113,7 @@ def sample_figure(rows: Sequence[dict]) -> Figure:
     loss.set(title="loss", xlabel="training images", xscale="log", yscale="log")
     shift.set(title="shift", xlabel="training images", xscale="log", yscale="log")
     for panel in (loss, shift):
-        panel.legend(fontsize=7)
+        _finish(panel)
     return figure
 
 
@@ -123,3 +124,9 @@ def _means(panel: Axes, rows: Sequence[dict], over: str, name: str, **style) -> 
     errors = [v.std(ddof=1) / v.size**0.5 if v.size > 1 else 0.0 for v in values]
     if at:
         panel.errorbar(at, [v.mean() for v in values], errors, markersize=4, capsize=2, **style)
+
+
+def _finish(panel: Axes) -> None:
+    """The legend, and no labels between the powers of ten, where they would overlap."""
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.legend(fontsize=7)

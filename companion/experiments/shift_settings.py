@@ -91,28 +91,32 @@ SAMPLE = {
     "laptop": {"flow_times": (4.0,), "points": 10},
     "paper": {
         "flow_times": (1.0,), "points": 50, "convolutions": VGG9,
-        "first_epochs": 2000, "first_batch_size": 3000, "first_momentum": 0.0,
+        "first_batch_size": 3000, "first_momentum": 0.0,
     },
 }  # fmt: skip
-# Images for training and for testing, how they are split, and how many seeds.
+# Images for training and for testing, epochs, how they are split, and how many seeds.
 SAMPLES = {
-    "smoke": (((60, 30), "reshuffled", 2), ((120, 60), "reshuffled", 2), ((120, 60), "default", 2)),
-    "laptop": (
-        ((375, 75), "reshuffled", 4), ((750, 150), "reshuffled", 4), ((1500, 300), "reshuffled", 4),
-        ((3000, 600), "reshuffled", 6), ((3000, 600), "default", 6),
+    "smoke": (
+        (60, 30, 16, "reshuffled", 2), (120, 60, 8, "reshuffled", 2), (120, 60, 8, "default", 2),
+    ),
+    "laptop": (  # 1,800 steps of a hundred images each
+        (375, 75, 600, "reshuffled", 4), (750, 150, 257, "reshuffled", 4), (1500, 300, 120, "reshuffled", 4),
+        (3000, 600, 60, "reshuffled", 5), (3000, 600, 60, "default", 5),
     ),
     "paper": (
-        ((6250, 1250), "reshuffled", 25), ((12_500, 2500), "reshuffled", 25), ((25_000, 5000), "reshuffled", 25),
-        ((50_000, 10_000), "reshuffled", 25), ((50_000, 10_000), "default", 25),
+        (6250, 1250, 2000, "reshuffled", 25), (12_500, 2500, 2000, "reshuffled", 25),
+        (25_000, 5000, 2000, "reshuffled", 25), (50_000, 10_000, 2000, "reshuffled", 25),
+        (50_000, 10_000, 2000, "default", 25),
     ),
 }  # fmt: skip
 
 LINE_DIFFERS = {
-    "smoke": "Digits instead of CIFAR-10, a network of 0.4 thousand parameters; it tests the code only.",
+    "smoke": "Digits instead of CIFAR-10, a network of 0.7 thousand parameters; it tests the code only.",
     "laptop": "2,000 training and 1,000 test images of CIFAR-10, averaged to 16 × 16 pixels, and a network of two "
     "convolutions instead of VGG16 and ResNet10 on all of them. The minima are approached by gradient flow for "
     "times 1, 4 and 16 in units of λ · steps; the paper's gradient descent takes 5 to 10 on the training and 1 to 2 "
-    "on the test set. SGD runs for the same time at all temperatures, as in the paper, but for a shorter one.",
+    "on the test set. SGD runs for the same time at all temperatures, as in the paper, but for a shorter one, at the "
+    "highest temperature also for one four times as long.",
     "paper": "VGG16 only; the temperatures, which the paper does not print, are ours, and no dropout is assumed.",
 }
 TEMPERATURE_DIFFERS = {
@@ -125,7 +129,8 @@ TEMPERATURE_DIFFERS = {
 SAMPLE_DIFFERS = {
     "smoke": LINE_DIFFERS["smoke"],
     "laptop": "At most 3,000 training and 600 test images, averaged to 16 × 16 pixels, two convolutions instead of "
-    "VGG9, and 60 epochs of SGD with momentum 0.9 instead of 2,000 without. We also measure the shift itself.",
+    "VGG9, and SGD with momentum 0.9 instead of none, for as many steps (60 epochs of the largest sample) at "
+    "all sizes instead of 2,000 epochs. We also measure the shift itself.",
     "paper": "The widths of VGG9 are a reconstruction, the sample sizes, which the paper does not print, ours.",
 }
 
@@ -152,11 +157,12 @@ def temperature_settings(profile: str) -> list[Temperature]:
 def sample_settings(profile: str) -> list[Sample]:
     """One run for every sample size, kind of split and seed."""
     rest = {"batch_norm": True, "weight_decay": 5e-4, **IMAGES[_known(profile)], **FIRST[profile], **SAMPLE[profile]}
-    return [
-        Sample(train=train, test=test, split=split, seed=seed, **rest)
-        for (train, test), split, seeds in SAMPLES[profile]
+    runs = [
+        Sample(train=train, test=test, split=split, seed=seed, **{**rest, "first_epochs": epochs})
+        for train, test, epochs, split, seeds in SAMPLES[profile]
         for seed in range(seeds)
     ]
+    return sorted(runs, key=lambda settings: settings.seed)
 
 
 def _known(profile: str) -> str:
