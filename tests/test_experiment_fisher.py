@@ -5,6 +5,7 @@ from math import log
 
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import nn
 
 from companion.experiments.experiment import Workplace
@@ -222,6 +223,7 @@ def test_ranks_put_the_error_first_and_chance_nowhere():
     found = ranks(rows, measures, draws=500)
     assert found["error"] == pytest.approx((1, 1, 1)) and found["accuracy"] == pytest.approx((-1, -1, -1))
     value, low, high = found["chance"]
+    assert value == pytest.approx(kendalltau(errors, chance).statistic)
     assert low < 0 < high and low < value < high and high - low < 1
     below = ranks(rows, measures, against="error", draws=500)
     assert below["error"] == (0, 0, 0) and below["chance"] == pytest.approx((value - 1, low - 1, high - 1))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from companion.data import DATA_VARIABLE, load_dataset
@@ -161,8 +162,10 @@ def _report(options: argparse.Namespace) -> None:
             print(f"\n{table}")
         for name, draw in report.figures.items():
             path = options.out / "plots" / f"{name}.png"
+            figure = draw()
             with replacing(path) as file:
-                draw().savefig(file, format="png", facecolor="white", dpi=150)
+                figure.savefig(file, format="png", facecolor="white", dpi=150)
+            plt.close(figure)
             print(f"plot: {path}")
 
 
