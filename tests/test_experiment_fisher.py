@@ -65,7 +65,6 @@ def test_rescaling_leaves_the_undamped_measure_and_changes_the_others(results):
     assert (twice["alpha"], tenfold["alpha"]) == (2, 10)
     for after in (twice, tenfold):
         assert after["riemannian"]["exact"]["0"] == pytest.approx(before["riemannian"]["exact"]["0"], rel=1e-6)
-        assert after["train_loss" if "train_loss" in after else "parameters"]
     assert tenfold["trace"] > 2 * before["trace"]
     changed = tenfold["riemannian"]["exact"]["0.001"] / before["riemannian"]["exact"]["0.001"]
     assert abs(changed - 1) > 0.05

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from scipy.stats import kendalltau
+from smoke_records import smoke_records
 from torch import nn
 
 from companion.boolean_functions import network_outputs, random_networks
@@ -52,14 +53,7 @@ def trained(layers, points, labels, **changes):
 
 @pytest.fixture(scope="module")
 def records():
-    """Records of the smoke profile as the runner writes them, by experiment."""
-    made = {}
-    for name, experiment in EXPERIMENTS.items():
-        made[name] = []
-        for settings in experiment.settings("smoke"):
-            result = json.loads(json.dumps(experiment.perform(settings, Workplace()), allow_nan=False))
-            made[name].append({"settings": asdict(settings), "profile": "smoke", "result": result})
-    return made
+    return smoke_records(EXPERIMENTS.values())
 
 
 # ---- the parts ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from smoke_records import smoke_records
 from torch import nn
 
 from companion.data import load_dataset
@@ -26,15 +27,7 @@ EXPERIMENTS = {experiment.name: experiment for experiment in shift.EXPERIMENTS}
 
 @pytest.fixture(scope="module")
 def records():
-    """Every smoke run, as it comes back from a file."""
-    made = {}
-    for name, experiment in EXPERIMENTS.items():
-        made[name] = []
-        for settings in experiment.settings("smoke"):
-            result = experiment.perform(settings, Workplace())
-            record = {"key": content_hash(name, settings), "settings": asdict(settings), "result": result}
-            made[name].append(json.loads(json.dumps(record, allow_nan=False)))
-    return made
+    return smoke_records(EXPERIMENTS.values())
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """companion/experiments/store.py: torn, flipped and foreign lines cost themselves and nothing else."""
 
 import json
-import os
-import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +98,6 @@ def test_a_write_that_does_not_fit_is_taken_back(path):
         "try: append_record(Path(sys.argv[1]), {'key': 'big', 'text': 'x' * 5000})\n"
         "except OSError as error: print('refused', error)"
     )
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY or os.environ.get("CI") is None
     told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
     assert told.startswith("refused")
     assert path.read_bytes() == before

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from companion.experiments.experiment import Report, Table
-from companion.experiments.prior_analysis import groups_of, mean_and_error
+from companion.experiments.prior_analysis import groups_of
+from companion.experiments.summaries import mean_of_known
 from companion.plots import COLORS, subplots
 
 SCANNED = ("sharpness", "first_order", "trace", "top_eigenvalue")
@@ -73,7 +74,7 @@ def alpha_report(records: Sequence[dict]) -> Report:
     """What each α did, the course before the rescaling, and a figure for each seed."""
     rows = spike_rows(records)
     spikes = [
-        (*key, len(group), *(mean_and_error(row[name] for row in group) for name in MEASURED))
+        (*key, len(group), *(mean_of_known(row[name] for row in group) for name in MEASURED))
         for key, group in groups_of(rows, ("profile", "data", "alpha")).items()
     ]
     names = ("loss", "sharpness", "top_eigenvalue", "log10_prior")
@@ -83,7 +84,7 @@ def alpha_report(records: Sequence[dict]) -> Report:
         for r in records for when, row in course_rows(r).items()
     ]  # fmt: skip
     scan = [
-        (*key, len(group), *(mean_and_error(row[name] for row in group) for name in SCANNED))
+        (*key, len(group), *(mean_of_known(row[name] for row in group) for name in SCANNED))
         for key, group in groups_of(scan_rows(records), ("profile", "data", "layer", "alpha")).items()
     ]
     tables = (

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from companion.experiments.experiment import Report, Table
+from companion.experiments.summaries import mean_of_known
 from companion.plots import subplots
 
 DRAWS = 500  # bootstrap resamples
@@ -129,16 +130,6 @@ def groups_of(rows: Iterable[dict], names: Sequence[str] = GROUP) -> dict[tuple,
     return found
 
 
-def mean_and_error(values: Iterable[float | None]) -> str:
-    """Mean ± standard error of the values that there are, as text; "-" for none."""
-    values = np.array([value for value in values if value is not None], dtype=float)
-    if not len(values):
-        return "-"
-    if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return f"{values.mean():.4g} ± {values.std(ddof=1) / math.sqrt(len(values)):.1g}"
-
-
 def _interval(found: tuple[float, float, float] | None) -> str:
     return "-" if found is None else f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
 
@@ -157,7 +148,7 @@ def attack_report(records: Sequence[dict]) -> Report:
     )
     names = ("accuracy", "log10_prior", "flatness", "clean_flatness", "epoch", "loss")
     means = [
-        (*key, len(group), *(mean_and_error(row[name] for row in group) for name in names))
+        (*key, len(group), *(mean_of_known(row[name] for row in group) for name in names))
         for key, group in groups_of(rows, (*GROUP, "attack")).items()
     ]
     tables = (
@@ -218,8 +209,8 @@ def label_report(records: Sequence[dict]) -> Report:
         (
             *key,
             len(group),
-            mean_and_error(r["accuracy"] for r in group),
-            mean_and_error(r["log10_prior"] for r in group),
+            mean_of_known(r["accuracy"] for r in group),
+            mean_of_known(r["log10_prior"] for r in group),
         )
         for key, group in groups_of(rows, ("profile", "data", "source", "wrong")).items()
     ]

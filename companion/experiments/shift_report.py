@@ -7,7 +7,7 @@ from companion.experiments.experiment import Report, Table
 from companion.experiments.shift_analysis import difference, line_rows, power_law, protocols, sample_rows
 from companion.experiments.shift_collapse import collapse_exponent, collapse_test, equal_time_rows, final_rows
 from companion.experiments.shift_figures import profile_figure, sample_figure, temperature_figure, trend_figure
-from companion.experiments.summaries import Mean, mean_of
+from companion.experiments.summaries import Mean, mean_of, mean_of_known
 
 LOSSES = ("train", "test", "test_error")
 TERMS = {
@@ -38,8 +38,7 @@ def report_line(records: Sequence[dict]) -> Report:
         tables.append(line_table(rows, f"Lines between train and test minima: {about}", TERMS))
         tables.append(line_table(rows, f"The shape of the loss along them: {about}", SHAPES))
         tables.append(exponent_table(rows, f"Exponents of T at equal time: {about}"))
-        diverged = sum(record["result"]["diverged"] for record in group)
-        tables.append(Table(f"Runs that diverged: {about}", ("runs", "diverged"), [(len(group), diverged)]))
+        tables.append(_diverged_table([record["result"] for record in group], about))
     if tables and (rows := line_rows(group := protocols(records)[0])):
         figures = {"shift-profiles": partial(profile_figure, group), "shift-trends": partial(trend_figure, rows)}
     return Report(tables, figures)
@@ -53,9 +52,7 @@ def report_temperature(records: Sequence[dict]) -> Report:
         tables.append(final_table(rows, f"Final losses: {about}"))
         tables.append(collapse_table(rows, f"Batch sizes at equal T: {about}"))
         tables.append(time_table(equal_time_rows(group), f"Two temperatures at equal time: {about}"))
-        runs = [run for record in group for run in record["result"]["runs"]]
-        counted = (len(runs), sum(run["diverged"] for run in runs))
-        tables.append(Table(f"Runs that diverged: {about}", ("runs", "diverged"), [counted]))
+        tables.append(_diverged_table([run for record in group for run in record["result"]["runs"]], about))
     if tables and final_rows(group := protocols(records)[0]):
         figures = {"shift-temperature": partial(temperature_figure, group)}
     return Report(tables, figures)
@@ -177,8 +174,12 @@ def _law(rows: Sequence[dict], name: str) -> Mean | str:
 
 
 def _mean(rows: Sequence[dict], name: str) -> Mean | str:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return mean_of(values) if values else "–"
+    return mean_of_known(row.get(name) for row in rows)
+
+
+def _diverged_table(runs: Sequence[dict], about: str) -> Table:
+    counted = (len(runs), sum(run["diverged"] for run in runs))
+    return Table(f"Runs that diverged: {about}", ("runs", "diverged"), [counted])
 
 
 def _about(records: Sequence[dict]) -> str:

@@ -29,17 +29,18 @@ def mean_of(values: Iterable[float]) -> Mean:
     return Mean(float(array.mean()), None if error is None else float(error), array.size)
 
 
+def mean_of_known(values: Iterable[float | None]) -> Mean | str:
+    """The mean of the numbers that there are; "–" for none."""
+    known = [value for value in values if value is not None]
+    return mean_of(known) if known else "–"
+
+
 def grouped(records: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:
     """The records by the values of these settings, in the order of those values."""
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         groups.setdefault(tuple(record["settings"][name] for name in names), []).append(record)
     return dict(sorted(groups.items()))
-
-
-def selected(records: Iterable[dict], **settings) -> list[dict]:
-    """The records that have these settings."""
-    return [r for r in records if all(r["settings"][name] == value for name, value in settings.items())]
 
 
 def mean_over(records: Iterable[dict], value: Callable[[dict], float]) -> Mean:
