@@ -20,9 +20,10 @@ from companion.experiments.fisher_analysis import (
     report,
     sharing,
     temperature_exponent,
+    time_report,
 )
 from companion.experiments.fisher_measures import adam_adjusted, ratio, second_moments
-from companion.experiments.fisher_settings import DIGITS, cifar_settings, mnist_settings, shared
+from companion.experiments.fisher_settings import DIGITS, cifar_settings, mnist_settings, shared, time_settings
 
 SMOKE = mnist_settings("smoke") + cifar_settings("smoke")
 
@@ -156,7 +157,33 @@ def test_the_laptop_profile_is_the_papers_protocol_on_mnist():
     assert {s.batch_size for s in laptop} == {32, 128, 512} and {s.seed for s in laptop} == {0, 1, 2}
     assert all((s.epochs, s.log_every, s.train_size, s.widths) == (20, 5, 60_000, (256, 256)) for s in laptop)
     assert len({s.learning_rate for s in laptop if s.optimizer == "sgd"}) == 4
-    assert {e.name for e in EXPERIMENTS} == {"fisher-mnist", "fisher-cifar"}
+    assert {e.name for e in EXPERIMENTS} == {"fisher-mnist", "fisher-cifar", "fisher-time"}
+
+
+def test_every_batch_size_is_measured_at_the_same_training_times():
+    runs = time_settings("laptop")
+    assert len(runs) == 9 and {s.batch_size for s in runs} == {32, 128, 512}
+    smallest = mnist_settings("laptop")
+    assert all(s in smallest for s in runs if s.batch_size == 32)  # so that the two experiments can be compared
+    steps = {s.batch_size: s.log_every * (s.train_size // s.batch_size) for s in runs}
+    assert max(steps.values()) / min(steps.values()) < 1.002  # but for the images that an epoch leaves out
+    assert {s.epochs // s.log_every for s in runs} == {4}
+
+
+def test_the_table_at_equal_training_time():
+    results = {settings: perform(settings, Workplace()) for settings in time_settings("smoke")}
+    made = time_report(records(results))
+    (table,) = made.tables
+    assert [row[:2] for row in table.rows] == [(32, 1), (32, 2), (128, 4), (128, 8)]
+    assert [float(row[2]) for row in table.rows] == [4, 8, 4, 8]
+    last = results[time_settings("smoke")[1]]["epochs"][-1]
+    assert table.rows[-1][5].value == pytest.approx(last["train_loss"])
+    assert table.rows[-1][6].value == pytest.approx(last["trace"])
+    (draw,) = made.figures.values()
+    left, right = draw().axes
+    assert [line.get_label() for line in left.containers] == ["B = 32", "B = 128"]
+    assert list(right.containers[1].lines[0].get_ydata())[-1] == pytest.approx(last["trace"])
+    assert time_report([]).tables[0].rows == [] and not time_report([]).figures
 
 
 def law(seed, batch_size, rate, epoch, factor=1.0):

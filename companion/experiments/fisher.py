@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from companion.data import Dataset, load_dataset
 from companion.experiments.batched import Batch, train_together
 from companion.experiments.experiment import Experiment, Together, Workplace
-from companion.experiments.fisher_analysis import report
+from companion.experiments.fisher_analysis import report, time_report
 from companion.experiments.fisher_measures import (
     CROSS_ENTROPY,
     Images,
@@ -24,7 +24,7 @@ from companion.experiments.fisher_measures import (
     rescaled,
     second_moments,
 )
-from companion.experiments.fisher_settings import Settings, cifar_settings, mnist_settings, shared
+from companion.experiments.fisher_settings import Settings, cifar_settings, mnist_settings, shared, time_settings
 from companion.models import mlp, small_cnn
 from companion.training import OPTIMIZERS, train_epochs
 
@@ -144,6 +144,18 @@ EXPERIMENTS = (
         perform,
         report,
         {"laptop": _FORMULAS, "paper": _FORMULAS, "smoke": "the digits, two epochs"},
+        Together(shared, perform_together),
+    ),
+    Experiment(
+        "fisher-time",
+        "Does S_R fall with temperature at equal training time λn too, MLP on MNIST?",
+        time_settings,
+        perform,
+        time_report,
+        {
+            **dict.fromkeys(("laptop", "paper"), "Not in the paper, which gives every batch size as many epochs."),
+            "smoke": "the digits, two epochs of the smaller batch and eight of the larger",
+        },
         Together(shared, perform_together),
     ),
     Experiment(

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from companion import plots
 from companion.experiments.experiment import Report, Table
 from companion.experiments.fisher_settings import BASE
-from companion.experiments.summaries import Mean, grouped, mean_of, mean_over
+from companion.experiments.summaries import Mean, grouped, groups_of, mean_of, mean_over
 from companion.experiments.who_predicts_analysis import tau
 
 # What S_R can have meant: column, Fisher estimate, damping.
@@ -31,6 +31,12 @@ def report(records: Sequence[dict]) -> Report:
     ]
     tables += [dynamics_table(records), alignment_table(records), rescaling_table(records)]
     return Report(tables, {"fisher-damping": lambda: damping_figure(records)} if finished(records) else {})
+
+
+def time_report(records: Sequence[dict]) -> Report:
+    """Every batch size at the same training times, as a table and over λn."""
+    figures = {"fisher-time": lambda: time_figure(records)} if finished(records) else {}
+    return Report([time_table(records)], figures)
 
 
 def finished(records: Sequence[dict]) -> list[dict]:
@@ -84,6 +90,37 @@ def dynamics_table(records: Sequence[dict]) -> Table:
             rows.append((*kind, entry["epoch"], *columns(group, place)))
     names = ("optimizer", "activation", "batch_size", "epoch", "test accuracy, %", "tr H", *READINGS)
     return Table("tables 6 and 7: during training", names, rows)
+
+
+def time_table(records: Sequence[dict]) -> Table:
+    """The logged epochs of every batch size, with their λn."""
+    rows, kinds = [], list(READINGS.values())
+    for (size, epoch, time), group in groups_of(logged(records), ("batch_size", "epoch", "time")).items():
+        measures = [mean_of(row[name] for row in group) for name in ("train_loss", "trace")]
+        readings = [mean_of(row["riemannian"][fisher][damping] for row in group) for fisher, damping in kinds]
+        accuracy = mean_of(100 * row["test_accuracy"] for row in group)
+        rows.append((size, epoch, f"{time:.0f}", len(group), accuracy, *measures, *readings))
+    names = ("batch_size", "epoch", "λn", "runs", "test accuracy, %", "training loss", "tr H", *READINGS)
+    return Table("at equal training time", names, sorted(rows, key=lambda row: row[:2]))
+
+
+def time_figure(records: Sequence[dict]) -> Figure:
+    """S_R and tr H over λn for each batch size."""
+    figure, panels = plots.subplots(ncols=2, width=7.2, height=3.0)
+    values = {
+        "S_R, exact Fisher, ε = 0.001": lambda row: row["riemannian"]["exact"]["0.001"],
+        "tr H": lambda row: row["trace"],
+    }
+    for panel, (title, value) in zip(panels, values.items(), strict=True):
+        sizes = sorted(groups_of(logged(records), ("batch_size",)).items())
+        for ((size,), rows), line in zip(sizes, ("o-", "s--", "^:"), strict=False):
+            places = sorted(groups_of(rows, ("time",)).items())
+            means = [mean_of(map(value, group)) for _, group in places]
+            heights, errors = [mean.value for mean in means], [mean.error or 0 for mean in means]
+            panel.errorbar([time for (time,), _ in places], heights, errors, fmt=line, label=f"B = {size}")
+        panel.set(title=title, xlabel="training time λn", xscale="log", yscale="log")
+    panels[0].legend(fontsize=8)
+    return figure
 
 
 def alignment_table(records: Sequence[dict]) -> Table:

@@ -60,6 +60,13 @@ def mnist_settings(profile: str) -> list[Settings]:
     return seeded([replace(MNIST, **kind, batch_size=b) for kind in ({}, *over_rate, adam, tanh) for b in BATCH_SIZES])
 
 
+def time_settings(profile: str) -> list[Settings]:
+    """Each batch size for as many epochs as give it the steps, and so the training time λn, of the smallest."""
+    base, factors = (DIGITS, (1, 4)) if profile == "smoke" else (MNIST, (1, 4, 16))
+    runs = [replace(base, batch_size=32 * k, epochs=base.epochs * k, log_every=base.log_every * k) for k in factors]
+    return runs if profile == "smoke" else seeded(runs)
+
+
 def cifar_settings(profile: str) -> list[Settings]:
     if profile == "smoke":
         return [replace(DIGITS, network="cnn", widths=(2, 3), batch_size=b, measure_size=60) for b in (32, 128)]

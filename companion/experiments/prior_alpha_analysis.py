@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from companion.experiments.experiment import Report, Table
-from companion.experiments.prior_analysis import groups_of
-from companion.experiments.summaries import mean_of_known
+from companion.experiments.summaries import groups_of, mean_of_known
 from companion.plots import COLORS, subplots
 
 SCANNED = ("sharpness", "first_order", "trace", "top_eigenvalue")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from companion.experiments.experiment import Report, Table
-from companion.experiments.summaries import mean_of_known
+from companion.experiments.summaries import groups_of, mean_of_known
 from companion.plots import subplots
 
 DRAWS = 500  # bootstrap resamples
@@ -122,14 +122,6 @@ def tau(
     return value, *(float(q) for q in np.nanquantile(draws, [0.025, 0.975]))
 
 
-def groups_of(rows: Iterable[dict], names: Sequence[str] = GROUP) -> dict[tuple, list[dict]]:
-    """Rows by the values of these columns, in the order of their first appearance."""
-    found: dict[tuple, list[dict]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
-    return found
-
-
 def _interval(found: tuple[float, float, float] | None) -> str:
     return "-" if found is None else f"{found[0]:+.2f} [{found[1]:+.2f}, {found[2]:+.2f}]"
 
@@ -137,7 +129,7 @@ def _interval(found: tuple[float, float, float] | None) -> str:
 def attack_report(records: Sequence[dict]) -> Report:
     """Rank correlations by optimizer, data and moment; means by size of the attack set; figures 3 and 4."""
     rows = network_rows(records)
-    groups = groups_of(rows)
+    groups = groups_of(rows, GROUP)
     columns = (*GROUP, "networks", *PREDICTORS.values())
     everywhere, within = (
         [

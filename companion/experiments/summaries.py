@@ -35,7 +35,15 @@ def mean_of_known(values: Iterable[float | None]) -> Mean | str:
     return mean_of(known) if known else "–"
 
 
-def grouped(records: Sequence[dict], *names: str) -> dict[tuple, list[dict]]:
+def groups_of(rows: Iterable[dict], names: Sequence[str]) -> dict[tuple, list[dict]]:
+    """Rows by the values of these columns, in the order of their first appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def grouped(records: Iterable[dict], *names: str) -> dict[tuple, list[dict]]:
     """The records by the values of these settings, in the order of those values."""
     groups: dict[tuple, list[dict]] = {}
     for record in records:
