@@ -207,6 +207,6 @@ COST = Experiment(
         "smoke": "One small network and three rounds.",
         "laptop": "Small networks on one core, where the micro-batches of m-SAM lose nothing but overhead; the paper "
         "times ImageNet on GPUs.",
-        "paper": "One GPU and ResNet-18 on images of the size of CIFAR-10, in place of ImageNet. Not run.",
+        "paper": "One GPU and ResNet-18 on images of the size of CIFAR-10, in place of ImageNet; random images.",
     },
 )
