@@ -253,3 +253,15 @@ def test_ranks_put_the_error_first_and_chance_nowhere():
     assert low < 0 < high and low < value < high and high - low < 1
     below = ranks(rows, measures, against="error", draws=500)
     assert below["error"] == (0, 0, 0) and below["chance"] == pytest.approx((value - 1, low - 1, high - 1))
+
+
+def test_ranks_draw_seeds_of_one_setting_together():
+    source = torch.Generator().manual_seed(3)
+    chance, errors = torch.rand(2, 6, generator=source).tolist()
+    settings = [{"batch_size": k, "test_accuracy": 1 - errors[k], "chance": chance[k]} for k in range(6)]
+    copies = [{**row, "seed": seed} for row in settings for seed in range(4)]
+    measures = {"chance": lambda row: row["chance"]}
+    narrow, wide = ranks(copies, measures)["chance"], ranks(copies, measures, together=("batch_size",))["chance"]
+    assert narrow[0] == wide[0] == pytest.approx(ranks(settings, measures)["chance"][0])
+    assert wide == pytest.approx(ranks(settings, measures)["chance"])  # a copy brings no news
+    assert wide[2] - wide[1] > 1.4 * (narrow[2] - narrow[1])

@@ -5,6 +5,7 @@ import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -28,11 +29,15 @@ class Workplace:
         "cpu" or "cuda".
     tick : callable
         ``tick(epoch, epochs)`` after every epoch, or whatever the run counts.
+    scratch : Path, optional
+        A folder of the run's own, made by whoever needs it, for what it goes on from after an interruption;
+        removed when the run is done.
     """
 
     data: str | None = None
     device: str = "cpu"
     tick: Callable[[int, int], None] = _silent
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,7 @@ from companion import plots
 from companion.experiments.experiment import Report, Table
 from companion.experiments.fisher_settings import BASE
 from companion.experiments.summaries import Mean, grouped, groups_of, mean_of, mean_over
-from companion.experiments.who_predicts_analysis import tau
+from companion.experiments.who_predicts_analysis import bootstrap_weights, tau
 
 # What S_R can have meant: column, Fisher estimate, damping.
 READINGS = {
@@ -173,13 +173,8 @@ def damping_figure(records: Sequence[dict]) -> Figure:
         for ((batch,), group), line in zip(grouped(kept, "batch_size").items(), ("o-", "s--", "^:"), strict=False):
             dampings = [d for d in group[0]["result"]["epochs"][-1]["riemannian"][estimate] if float(d) > 0]
             means = [mean_over(group, reading(estimate, damping)) for damping in dampings]
-            panel.errorbar(
-                [float(d) for d in dampings],
-                [mean.value for mean in means],
-                [mean.error or 0 for mean in means],
-                fmt=line,
-                label=f"B = {batch}",
-            )
+            heights, errors = [mean.value for mean in means], [mean.error or 0 for mean in means]
+            panel.errorbar([float(d) for d in dampings], heights, errors, fmt=line, label=f"B = {batch}")
         panel.set(title=f"{estimate} Fisher", xlabel="damping ε", xscale="log", yscale="log")
     panels[0].set_ylabel("S_R")
     panels[0].legend(fontsize=8)
@@ -273,6 +268,7 @@ def ranks(
     measures: Mapping[str, Callable[[dict], float]],
     *,
     against: str | None = None,
+    together: Sequence[str] = (),
     draws: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float, float]]:
@@ -286,11 +282,15 @@ def ranks(
         By name, a function of a row that should rise with test error.
     against : str, optional
         One of the measures: what is returned is then τ minus its τ, over the same draws.
+    together : sequence of str
+        Rows that agree in these, such as the seeds of one setting, are drawn together; each alone, if left out.
     draws, seed : int
         Of the bootstrap.
     """
     errors = [1 - row["test_accuracy"] for row in rows]
-    counts = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
+    kinds = [tuple(row[name] for name in together) or number for number, row in enumerate(rows)]
+    places = {kind: place for place, kind in enumerate(dict.fromkeys(kinds))}
+    counts = bootstrap_weights(len(places), draws, seed)[:, [places[kind] for kind in kinds]]
     weights = np.vstack([np.ones(len(rows)), counts])  # the first draw is the sample itself
     taus = {name: tau([measure(row) for row in rows], errors, weights=weights) for name, measure in measures.items()}
     base = taus[against] if against is not None else 0.0

@@ -2,7 +2,7 @@
 
 ``prior-attack`` makes networks generalize more or less well by wrongly labelled extra samples,
 ``prior-labels`` asks what log P says of labels that no network found, ``prior-alpha`` follows one
-network through a rescaling of its layers.
+network through a rescaling of its layers.  ``prior-boolean``, of sec. 5.1, has a module of its own.
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ from companion.experiments.experiment import Experiment, Workplace
 from companion.experiments.prior_alpha import perform_alpha
 from companion.experiments.prior_alpha_analysis import alpha_report
 from companion.experiments.prior_analysis import attack_report, label_report
+from companion.experiments.prior_boolean import BOOLEAN
 from companion.experiments.prior_measures import labels_of, sharpness
 from companion.experiments.prior_settings import (
     AttackSettings,
@@ -185,4 +186,5 @@ EXPERIMENTS = (
             "paper": "Learning rate, batch size and initial weights are ours; measured at some epochs.",
         },
     ),
+    BOOLEAN,
 )

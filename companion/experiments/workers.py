@@ -1,6 +1,7 @@
 """One run, wherever it is computed, and how far it is."""
 
 import json
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,11 +31,14 @@ def perform_runs(
     torch.set_num_threads(1)  # the processes take the cores
     keys = [content_hash(experiment.name, settings) for settings in group]
     tick, start = progress_note(notes, keys[0]), time.time()
-    workplace = Workplace(data, device, tick)
+    scratch = scratch_folder(notes, keys[0])
+    workplace = Workplace(data, device, tick, scratch)
     try:
         together = len(group) > 1
         results = experiment.together.perform(group, workplace) if together else [experiment.perform(*group, workplace)]
         outcomes = [{"result": result} for result in results]
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
     except Exception as error:
         outcomes = [{"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}] * len(group)
     finally:
@@ -70,6 +74,11 @@ def device_name(device: str) -> str:
 def note_path(notes: Path, key: str) -> Path:
     """Where a run notes how far it is."""
     return notes / WORKSHOP / "progress" / f"{key}.json"
+
+
+def scratch_folder(notes: Path, key: str) -> Path | None:
+    """Where a run keeps what it goes on from; None on a worker that does not share the folder of the records."""
+    return notes / WORKSHOP / "scratch" / key if notes.is_dir() else None
 
 
 def progress_note(notes: Path, key: str) -> Callable[[int, int], None]:
