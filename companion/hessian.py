@@ -3,13 +3,12 @@
 What is estimated with random probes comes as an :class:`Estimate` with its standard error.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import grad, vjp, vmap
 
@@ -186,8 +185,8 @@ def top_eigenvalues(
     """The ``count`` largest eigenvalues of the Hessian, in descending order, by Lanczos iteration.
 
     Arguments and errors as for :func:`hessian_matrix`.  "Largest" is algebraic: a saddle's most
-    negative eigenvalue is not among them.  Matrix-vector products by curvlinops, Lanczos by ARPACK
-    to its full accuracy.  The result is a float64 tensor of shape (count,).
+    negative eigenvalue is not among them.  Lanczos by ARPACK to its full accuracy.  The
+    result is a float64 tensor of shape (count,).
     """
     problem = Problem(model, loss, inputs, targets).need_targets().checked(chunk_size)
     if not 1 <= validate.count("count", count) <= problem.size:
@@ -196,9 +195,8 @@ def top_eigenvalues(
         full = hessian_matrix(model, loss, inputs, targets, chunk_size=chunk_size)
         return torch.linalg.eigvalsh(full.double().cpu()).flip(0)[:count]
     start = np.random.default_rng(0).standard_normal(problem.size)
-    operator = _operator(problem, chunk_size).to_scipy()
-    with without_script_warning():
-        largest = eigsh(operator, k=count, which="LA", v0=start.astype(operator.dtype), return_eigenvectors=False)
+    operator = _Matrix(problem, chunk_size).to_scipy()
+    largest = eigsh(operator, k=count, which="LA", v0=start.astype(operator.dtype), return_eigenvectors=False)
     return torch.from_numpy(np.sort(largest)[::-1].astype(float))
 
 
@@ -227,15 +225,18 @@ def _products(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """``samples`` pairs (z, Hz) with z of independent signs."""
     where = problem.inputs.device if generator is None else generator.device
-    whole = chunk_size is None or chunk_size >= len(problem)
-    once = _graph(problem, problem.inputs, problem.targets) if whole else None
+    product = _apply(problem, chunk_size)
     for _ in range(samples):
         signs = torch.randint(2, (problem.size,), generator=generator, device=where)
         probe = (2 * signs - 1).to(problem.vector)
-        if once is not None:
-            yield probe, once(probe)
-        else:
-            yield probe, sum(_graph(problem, *piece)(probe) for piece in problem.chunks(chunk_size))
+        yield probe, product(probe)
+
+
+def _apply(problem: Problem, chunk_size: int | None) -> Callable[[Tensor], Tensor]:
+    """z ↦ Hz, with one graph for all z or, in chunks, with a new one for each."""
+    if chunk_size is None or chunk_size >= len(problem):
+        return _graph(problem, problem.inputs, problem.targets)
+    return lambda probe: sum(_graph(problem, *piece)(probe) for piece in problem.chunks(chunk_size))
 
 
 def _graph(problem: Problem, inputs: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
@@ -266,17 +267,26 @@ def _estimate(values: list[float], samples: int) -> Estimate:
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5), samples)
 
 
-def _operator(problem: Problem, chunk_size: int | None):
-    with without_script_warning():
-        from curvlinops import HessianLinearOperator
-    model = copy.deepcopy(problem.model).eval()
-    parameters = [value for value in model.parameters() if value.requires_grad]
-    data = [(x, y) for x, y in problem.chunks(chunk_size)]
-    loss = problem.loss
-    if not hasattr(loss, "reduction"):  # a plain function: curvlinops wants a module that has one
-        loss = nn.Module()
-        loss.forward, loss.reduction = problem.loss, "mean"
-    return HessianLinearOperator(model, loss, parameters, data, check_deterministic=False)
+class _Matrix:
+    """What curvlinops' estimators ask of a matrix: its shape, its place and products with columns.
+
+    Not curvlinops' own Hessian: that differentiates the gradient in forward mode, for which PyTorch has a
+    wrong formula behind ``nn.LayerNorm`` and none behind ``nn.GroupNorm``.
+    """
+
+    def __init__(self, problem: Problem, chunk_size: int | None):
+        self.product = _apply(problem, chunk_size)
+        self.shape = (problem.size, problem.size)
+        self.dtype, self.device = problem.vector.dtype, problem.vector.device
+
+    def __matmul__(self, columns: Tensor) -> Tensor:
+        return torch.stack([self.product(column) for column in columns.mT], dim=1)
+
+    def to_scipy(self) -> LinearOperator:
+        def matvec(vector: np.ndarray) -> np.ndarray:
+            return self.product(torch.as_tensor(vector, dtype=self.dtype, device=self.device)).cpu().numpy()
+
+        return LinearOperator(self.shape, matvec, dtype=torch.empty(0, dtype=self.dtype).numpy().dtype)
 
 
 def _hutchpp(problem: Problem, samples: int, generator: torch.Generator | None, chunk_size: int | None) -> Estimate:
@@ -288,7 +298,7 @@ def _hutchpp(problem: Problem, samples: int, generator: torch.Generator | None, 
     if each >= problem.size:
         below = f"samples must be below {RUNS * ((problem.size + 2) // 3 * 3)} for hutch++"
         raise ValueError(f"{below} and {problem.size} parameters, whose trace is cheap exactly, got {samples}")
-    operator = _operator(problem, chunk_size)
+    operator = _Matrix(problem, chunk_size)
     where = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (1,), generator=generator, device=where))
     # curvlinops draws from the global generator, which is put back afterwards.

@@ -246,6 +246,21 @@ def test_top_eigenvalues_are_the_largest_and_not_the_farthest_from_zero():
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", [lambda: nn.LayerNorm(6), lambda: nn.GroupNorm(2, 6)], ids=["layer", "group"])
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_behind_a_norm_over_features(norm, chunk_size):
+    """Forward mode over PyTorch's gradient of these layers is wrong, or is not there."""
+    model = filled(nn.Sequential(nn.Linear(4, 6), norm(), nn.Tanh(), nn.Linear(6, 3)))
+    inputs = torch.randn(20, 4, generator=generator(), dtype=torch.float64)
+    targets = torch.randint(3, (20,), generator=generator(1))
+    exact = dense_hessian(model, CROSS_ENTROPY, inputs, targets)
+    found = top_eigenvalues(model, CROSS_ENTROPY, inputs, targets, count=3, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.linalg.eigvalsh(exact).flip(0)[:3], rtol=1e-8, atol=1e-10)
+    trace = {"method": "hutch++", "samples": 160, "generator": generator(2), "chunk_size": chunk_size}
+    estimate = hessian_trace(model, CROSS_ENTROPY, inputs, targets, **trace)
+    assert estimate.value == pytest.approx(float(exact.trace()), abs=5 * estimate.standard_error)
+
+
 def test_top_eigenvalues_count_a_multiple_one_as_often_as_it_stands():
     model = filled(nn.Linear(6, 4))
     inputs = torch.randn(30, 6, generator=generator(), dtype=torch.float64)
