@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, studentized_range
 
 from companion.experiments.who_predicts_analysis import bootstrap_weights, taus
-from companion.experiments.who_predicts_estimates import Estimate, critical_value, estimate
+from companion.experiments.who_predicts_estimates import Estimate, candidates, critical_value, estimate
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,25 @@ def test_a_family_of_noise_is_rarely_told_from_zero(rows):
         family = [estimate(noise, key, draws=200) for key in ("norm", "distance")]
         told += any(abs(one.value) > critical_value(family) * one.error for one in family)
     assert told <= 6  # 1.5 expected; 7 or more have probability 0.001
+
+
+def test_candidates_are_those_that_no_other_exceeds():
+    noise = np.random.default_rng(3).normal(size=(4, 20_000))
+    values = {"low": 0.0, "close": 9.0, "first": 10.0, "twin": 10.0}
+    known = {key: Estimate(value, value + draws) for (key, value), draws in zip(values.items(), noise, strict=True)}
+    known["twin"] = known["first"]
+    left, c = candidates(known)
+    assert left == ["close", "first", "twin"]
+    assert c == pytest.approx(studentized_range.ppf(0.95, 3, np.inf) / np.sqrt(2), rel=0.02)  # Tukey's, of three
+
+
+def test_the_largest_is_rarely_ruled_out():
+    generator, lost = np.random.default_rng(4), 0
+    for _ in range(100):
+        seen, spread = generator.normal(size=6), generator.normal(size=(6, 1000))
+        left, _ = candidates({str(k): Estimate(float(seen[k]), seen[k] + spread[k]) for k in range(6)})
+        lost += "0" not in left  # all are equally large in truth, so that each is the largest
+    assert lost <= 11  # at most 5 expected; 12 or more have probability 0.004
 
 
 def test_bad_input_is_refused(rows):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -97,3 +98,16 @@ def critical_value(family: Sequence[Estimate], level: float = 0.95) -> float:
         raise ValueError(f"family must hold an estimate that varies, got {len(family)} that do not")
     deviations = np.stack([np.abs(one.draws - one.value) / one.error for one in varying])
     return float(np.quantile(np.nanmax(deviations, axis=0), level))
+
+
+def candidates(known: Mapping[str, Estimate], level: float = 0.95) -> tuple[list[str], float]:
+    """Which of these cannot be ruled out as the largest, judged by all pairs at once, and the number c for them.
+
+    One is ruled out if some other is above it by more than c standard errors of their difference, with c
+    the :func:`critical_value` of the differences of all pairs.  So none is singled out by the data
+    before it is judged, and with this confidence the truly largest is among those that are left.
+    """
+    gaps = {pair: known[pair[0]] - known[pair[1]] for pair in combinations(known, 2)}
+    c = critical_value(list(gaps.values()), level)
+    beaten = {pair[gap.value > 0] for pair, gap in gaps.items() if abs(gap.value) > c * gap.error}
+    return [key for key in known if key not in beaten], c
