@@ -12,6 +12,7 @@ from companion.experiments.msharp_analysis import (
     best_records,
     difference,
     grids,
+    matched,
     method_name,
     noise_and_sharpness,
     over_micro_batches,
@@ -67,6 +68,19 @@ def test_differences_are_those_of_pairs():
     assert factor.mean == pytest.approx(np.log(2)) and factor.error == pytest.approx(0, abs=1e-12)
     without = difference(ours, sam(0.2, test=(0.6, 0.7, 0.8), diverged=(2,)), "test_accuracy")
     assert without.mean == pytest.approx(0.02) and without.seeds == 2
+
+
+def test_the_same_sharpness_at_another_rho():
+    curve = {rho: sam(rho, hessian=np.exp(-rho), test=(rho, rho, rho)) for rho in (0.0, 0.1, 0.2, 0.4)}
+    ratio, gap = matched(made(method="rw-sam", rho=0.1, hessian=np.exp(-0.3), test=(0.3, 0.4, 0.5)), curve)
+    assert ratio.mean == pytest.approx(3) and ratio.error == pytest.approx(0, abs=1e-12) and ratio.seeds == 3
+    assert gap.mean == pytest.approx(0.1) and gap.error == pytest.approx(0.1 / 3**0.5)
+    assert matched(sam(0.1, hessian=np.exp(-0.5)), curve)[0].seeds == 0, "flatter than all"
+    assert matched(sam(0.1, hessian=1.1), curve)[0].seeds == 0, "sharper than all"
+    rising = {**curve, 0.3: sam(0.3, hessian=1.0)}
+    assert matched(sam(0.1, hessian=np.exp(-0.1)), rising)[0].seeds == 0, "not monotone"
+    some = {**curve, 0.3: sam(0.3, hessian=np.exp(-0.3), diverged=(1,))}
+    assert matched(sam(0.1, hessian=np.exp(-0.1)), some)[0].seeds == 2
 
 
 def test_average_of_few():

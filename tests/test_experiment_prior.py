@@ -20,7 +20,7 @@ from companion.experiments import prior
 from companion.experiments.experiment import PROFILES, Workplace, content_hash
 from companion.experiments.prior_alpha import Follower, spaced
 from companion.experiments.prior_alpha_analysis import alpha_report, spike_rows
-from companion.experiments.prior_analysis import attack_report, kendall, label_report, network_rows, tau
+from companion.experiments.prior_analysis import attack_report, estimate, kendall, label_report, network_rows, tau
 from companion.experiments.prior_measures import labels_of, sharpness, two_outputs
 from companion.experiments.prior_tasks import attacked, binary_task, interpolation, log10_prior
 from companion.experiments.prior_training import EntropySGD, rescaled, train_stack
@@ -273,6 +273,29 @@ def test_tau_has_an_interval_and_leaves_out_what_was_not_measured():
     assert tau(rows, "noise")[1] < 0 < tau(rows, "noise")[2]
     assert tau(rows, "good", minus="noise")[1] > 0
     assert tau(rows[:3], "good") is None
+
+
+def test_estimate_draws_the_networks_of_one_attack_set_together():
+    draw, rows = rng(5), []
+    for number, name in np.ndindex(30, 3):
+        accuracy = draw.normal()
+        row = {"data": "mnist", "train": 5, "attack": number % 3, "network": number, "optimizer": name}
+        rows.append({**row, "accuracy": accuracy, "good": accuracy + 0.5 * draw.normal(), "same": accuracy})
+    rows.append({**rows[0], "good": None, "same": None})
+    everywhere, within = (estimate(rows, "good", strata=strata) for strata in ((), ("attack", "optimizer")))
+    assert everywhere.value == pytest.approx(kendall(*np.array([(r["good"], r["accuracy"]) for r in rows[:-1]]).T))
+    groups = [10 * r["attack"] + r["optimizer"] for r in rows[:-1]]
+    expected = kendall([r["good"] for r in rows[:-1]], [r["accuracy"] for r in rows[:-1]], groups)
+    assert within.value == pytest.approx(expected)
+    assert within.error > everywhere.error > 0
+    # Copies of one network under another optimizer bring no new attack sets, and so no smaller error.
+    first = [row for row in rows if row["optimizer"] == 0][:-1]
+    copies = [{**row, "optimizer": name} for row in first for name in range(3)]
+    alone, copied = (estimate(part, "good", strata=("optimizer",)) for part in (first, copies))
+    assert copied.error == pytest.approx(alone.error)
+    assert (estimate(rows, "same", optimizer=1) - estimate(rows, "same", optimizer=2)).error == 0
+    with pytest.raises(ValueError, match="ranks no pair"):
+        estimate(rows, "good", strata=("attack", "optimizer", "network"))
 
 
 # ---- the experiments ------------------------------------------------------------------------------------------

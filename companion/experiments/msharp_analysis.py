@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 from scipy.stats import kendalltau
 
 NAMES = {
@@ -135,6 +136,26 @@ def difference(record: dict, reference: dict, measure: str, *, relative: bool = 
         seeds = [seed for seed in seeds if ours[seed] > 0 and theirs[seed] > 0]
         return average(np.log(ours[seed] / theirs[seed]) for seed in seeds)
     return average(ours[seed] - theirs[seed] for seed in seeds)
+
+
+def matched(record: dict, grid: dict[float, dict], measure: str = TRACE) -> tuple[Comparison, Comparison]:
+    """A record beside the method of ``grid``, by ρ, at whatever ρ gives the latter the same measure.
+
+    Returns that ρ over the record's own, and the record's test accuracy minus the other's there.  ρ and accuracy are
+    interpolated between those of ``grid`` as functions of the logarithm of the measure, seed by seed (PCHIP).  A
+    seed is left out if its measure lies outside of the grid's or the grid's does not fall with ρ.
+    """
+    rhos = sorted(grid)
+    ours, accuracy = final(record, measure), final(record, ACCURACY)
+    curves, heights = ([final(grid[rho], name) for rho in rhos] for name in (measure, ACCURACY))
+    ratios, gaps = [], []
+    for seed in sorted(set(ours).intersection(*curves)):
+        levels, level = -np.log([curve[seed] for curve in curves]), -np.log(ours[seed])
+        if np.all(np.diff(levels) > 0) and levels[0] <= level <= levels[-1]:
+            there = [height[seed] for height in heights]
+            ratios.append(PchipInterpolator(levels, rhos)(level) / record["settings"]["rho"])
+            gaps.append(accuracy[seed] - PchipInterpolator(levels, there)(level))
+    return average(ratios), average(gaps)
 
 
 def noise_and_sharpness(records: Iterable[dict], *, epoch: int | None = None) -> list[tuple[float, float]]:

@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 
 from companion.experiments.experiment import Report, Table
 from companion.experiments.summaries import groups_of, mean_of_known
+from companion.experiments.who_predicts_analysis import bootstrap_weights
+from companion.experiments.who_predicts_analysis import tau as weighted_tau
+from companion.experiments.who_predicts_estimates import Estimate
 from companion.plots import subplots
 
 DRAWS = 500  # bootstrap resamples
@@ -25,19 +28,22 @@ PREDICTORS = {
     "like_kernel": "like kernel regression",
 }
 RUN = ("data", "train", "optimizer", "learning_rate", "attack")
+ATTACK_SET = ("data", "train", "attack", "network")  # whatever the optimizer, networks of one number share theirs
 GROUP = ("profile", "data", "train", "optimizer", "learning_rate", "moment")
 
 
 def network_rows(records: Iterable[dict]) -> list[dict]:
     """One row for each network and moment of ``prior-attack``: settings, accuracy and all predictors.
 
-    Of several profiles' records each row says which; a predictor that was not measured is None.
+    ``network`` numbers the networks of a run.  Of several profiles' records each row says which; a predictor
+    that was not measured is None.
     """
     rows = []
     for record in records:
         settings = record["settings"]
         about = {name: settings[name] for name in RUN}
-        for network in record["result"]["networks"]:
+        for number, network in enumerate(record["result"]["networks"]):
+            about["network"] = number
             for moment, measured in network.items():
                 rows.append({"profile": record.get("profile"), **about, "moment": moment, **_predictors(measured)})
     return rows
@@ -120,6 +126,42 @@ def tau(
     if math.isnan(value) or np.isnan(draws).all():
         return None
     return value, *(float(q) for q in np.nanquantile(draws, [0.025, 0.975]))
+
+
+def estimate(
+    rows: Sequence[dict], predictor: str, *, strata: Sequence[str] = (), draws: int = 1000, seed: int = 0, **chosen
+) -> Estimate:
+    """Kendall's τ of a predictor with test accuracy, with its bootstrap draws over attack sets.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of :func:`network_rows`.  All of them are drawn from, the chosen and the others, and all networks with one
+        attack set together, so that estimates from one list can be subtracted.
+    predictor : str
+        Rows without it count in no pair.
+    strata : sequence of str, default ()
+        Columns that the networks of a pair must share.
+    draws, seed : int
+    **chosen
+        Columns that must have these values, for instance ``optimizer="adam"``.
+
+    Raises
+    ------
+    ValueError
+        Where no pair of networks can be ranked.
+    """
+    sets = {key: number for number, key in enumerate(groups_of(rows, ATTACK_SET))}
+    part = [row for row in rows if all(row[name] == value for name, value in chosen.items())]
+    weights = bootstrap_weights(len(sets), draws, seed)[:, [sets[tuple(row[n] for n in ATTACK_SET)] for row in part]]
+    groups = {key: number for number, key in enumerate(groups_of(part, strata))}
+    strata = [groups[tuple(row[n] for n in strata)] for row in part]
+    values = [math.nan if row[predictor] is None else row[predictor] for row in part]
+    target = [row["accuracy"] for row in part]
+    value = float(weighted_tau(values, target, strata)[0])
+    if not math.isfinite(value):
+        raise ValueError(f"predictor {predictor!r} ranks no pair of the {len(part)} networks within strata {strata!r}")
+    return Estimate(value, weighted_tau(values, target, strata, weights))
 
 
 def _interval(found: tuple[float, float, float] | None) -> str:
