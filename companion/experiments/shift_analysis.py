@@ -26,7 +26,8 @@ def line_rows(records: Sequence[dict]) -> list[dict]:
         Settings ``seed``, ``temperature``, ``time``, ``train``, ``split``; ``flow_time``; ``shift``, |s|;
         ``depth_train`` U_tr(θ_tr), ``depth_test`` U_te(θ_te), ``test_at_train`` U_te(θ_tr) and its
         ``test_error``; ``shift_curvature`` ½ sᵀCs by the paper's fit and ``exact_shift_curvature`` by the
-        second derivative at θ_te; ``slope``, d/dr of the test loss at θ_te, zero at a minimum;
+        second derivative at θ_te; ``slope`` and ``slope_train``, d/dr of the test loss at θ_te and of the
+        training loss at θ_tr, zero at a minimum;
         ``curvature_test``, ``curvature_train`` by the fit and ``exact_curvature_test``,
         ``exact_curvature_train``, all over |s|²; ``share`` ½ sᵀCs / U_te(θ_te); ``flattened_test`` and
         ``flattened_train``, fitted over exact curvature; ``asymmetry``, the fit on the far side of θ_te
@@ -109,6 +110,7 @@ def _line_row(line: dict) -> dict:
         "shift_curvature": fits["toward"] / 2,
         "exact_shift_curvature": line["test_curvature"] / 2,
         "slope": line["test_slope"],
+        "slope_train": line["train_slope"],
         "curvature_test": fits["toward"] / square,
         "curvature_train": fits["train"] / square,
         "exact_curvature_test": line["test_curvature"] / square,
