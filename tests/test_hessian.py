@@ -25,7 +25,7 @@ from network_oracles import (
 )
 from torch import nn
 
-from companion import hessian as module
+from companion import hessian_products as module
 from companion.hessian import (
     Estimate,
     hessian_diagonal,
